@@ -1,0 +1,155 @@
+"""Claims and attempts: who may work on a task now, and how each try ended.
+
+The attempt number is the fencing token: a claim raises it, and every later step must name it.
+Rows M04, C2, C3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Engine
+
+from ledger.db import ENDED, READY, instant, notify, single, sql, transaction
+from ledger.model import AttemptKey, Failure, Json, Wait, Work
+
+LOSSES_MAX = 3  # a task whose worker died this often is poison
+
+
+class Claim(NamedTuple):
+    """A claimed task. One that lost an attempt with its worker travels alone."""
+
+    key: AttemptKey
+    alone: bool
+
+
+class Waiting(NamedTuple):
+    """An attempt that found no seat."""
+
+    key: AttemptKey
+    wait: Wait
+    ready_ms: int
+
+
+def claim(
+    engine: Engine, *, limit: int, hold: int, margin_s: float, now: datetime
+) -> list[Claim]:
+    """Take up to `limit` ready tasks while fewer than `hold` are in flight.
+
+    The claim ends after the family's deadline plus `margin_s`; whoever has not settled or failed
+    the task by then has lost it.
+    """
+    with single(engine) as connection:
+        rows = connection.execute(
+            sql("claim"),
+            {
+                "limit": limit,
+                "hold": hold,
+                "margin_s": margin_s,
+                "losses_max": LOSSES_MAX,
+                "now": now,
+            },
+        ).all()
+    return [Claim(AttemptKey(str(row.id), row.attempt), row.losses > 0) for row in rows]
+
+
+def next_ready(engine: Engine, now: datetime) -> datetime | None:
+    """When the next waiting task becomes worth a claim, None if nothing waits."""
+    with single(engine) as connection:
+        found: datetime | None = connection.execute(sql("next_ready"), {"now": now}).scalar()
+    return found
+
+
+def works(engine: Engine, keys: Sequence[AttemptKey], now: datetime) -> list[Work]:
+    """What the steps need to know; attempts that were overtaken, ended or expired are left out."""
+    with single(engine) as connection:
+        rows = connection.execute(
+            sql("work"),
+            {
+                "ids": [key.task for key in keys],
+                "attempts": [key.attempt for key in keys],
+                "now": now,
+            },
+        ).all()
+    return [
+        Work(
+            key=AttemptKey(str(row.id), row.attempt),
+            client=row.client,
+            client_owner=row.owner,
+            family=row.family,
+            size=row.size,
+            avoid=row.avoid,
+        )
+        for row in rows
+    ]
+
+
+def payloads(engine: Engine, tasks: Sequence[str]) -> dict[str, Json]:
+    """The payload of each task."""
+    with single(engine) as connection:
+        rows = connection.execute(sql("payloads"), {"ids": list(tasks)}).all()
+    return {str(row.task): row.payload for row in rows}
+
+
+def spendable_ub(engine: Engine, clients: Sequence[str]) -> dict[str, int]:
+    """Balance plus quota per client, as settled."""
+    with single(engine) as connection:
+        rows = connection.execute(
+            sql("spendable"), {"accounts": [f"client:{client}" for client in clients]}
+        ).all()
+    return {row.client: row.spendable_ub for row in rows}
+
+
+def put_back(engine: Engine, waiting: Sequence[Waiting]) -> None:
+    """Let attempts that found no seat wait again, saying why and until when."""
+    with transaction(engine) as connection:
+        connection.execute(
+            sql("put_back"),
+            {
+                "ids": [item.key.task for item in waiting],
+                "attempts": [item.key.attempt for item in waiting],
+                "waits": [str(item.wait) for item in waiting],
+                "ready": [instant(item.ready_ms) for item in waiting],
+            },
+        )
+        notify(connection, READY)
+
+
+def abort(engine: Engine, failures: Sequence[Failure], now: datetime) -> None:
+    """Record failed attempts, each once; their tasks go back to INIT or into quarantine."""
+    with transaction(engine) as connection:
+        rows = connection.execute(
+            sql("abort"),
+            {
+                "ids": [item.key.task for item in failures],
+                "attempts": [item.key.attempt for item in failures],
+                "outcomes": [str(item.outcome) for item in failures],
+                "agents": [item.agent for item in failures],
+                "costs": [item.cost_ub for item in failures],
+                "latencies": [item.latency_s for item in failures],
+                "reasons": [item.reason for item in failures],
+                "f_before": [item.f_before for item in failures],
+                "f_after": [item.f_after for item in failures],
+                "s_before": [item.s_before for item in failures],
+                "s_after": [item.s_after for item in failures],
+                "now": now,
+            },
+        ).all()
+        ended = [str(row.id) for row in rows if row.state != "INIT"]
+        if ended:
+            notify(connection, ENDED, json.dumps(ended))
+        notify(connection, READY)
+
+
+def expire(engine: Engine, *, limit: int, now: datetime) -> int:
+    """End tasks whose time is over and poison tasks; returns how many."""
+    with transaction(engine) as connection:
+        rows = connection.execute(
+            sql("expire"), {"now": now, "limit": limit, "losses_max": LOSSES_MAX}
+        ).all()
+        if rows:
+            notify(connection, ENDED, json.dumps([str(row.id) for row in rows]))
+    return len(rows)

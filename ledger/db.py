@@ -1,0 +1,97 @@
+"""Connections to PostgreSQL, named statements, migrations, notifications.
+
+The Core of SQLAlchemy gives the pool and binds values; there is no ORM. A statement is a file in
+`ledger/sql/`, called by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, TextClause, create_engine, exc, text
+
+from ledger.errors import Unavailable
+
+APP_ROLE: Final = "clearlane_app"  # may add facts, not change them (schema.sql, Privileges)
+MIGRATION_LOCK: Final = 0x436C_0001
+SETTLE_LOCK: Final = 0x436C_0002
+
+READY: Final = "clearlane_ready"  # a task became ready, or capacity came free
+ENDED: Final = "clearlane_ended"  # tasks ended; the payload is their ids as a JSON list
+
+
+def connect(url: str, *, pool_size: int = 4) -> Engine:
+    """An engine for `postgresql+psycopg://`; it connects on first use, as the app's role."""
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=False,
+        connect_args={
+            "options": f"-c role={APP_ROLE} -c timezone=UTC",
+            "connect_timeout": 5,
+            "application_name": "clearlane",
+        },
+    )
+
+
+@cache
+def sql(name: str) -> TextClause:
+    """The statement `ledger/sql/<name>.sql`."""
+    return text(resources.files("ledger.sql").joinpath(f"{name}.sql").read_text())
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """One transaction. Raises Unavailable when the server is not there (nothing was done)."""
+    with _translated(), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def single(engine: Engine) -> Iterator[Connection]:
+    """For lone statements: each is its own transaction and costs one round trip."""
+    with _translated(), engine.connect() as plain:
+        yield plain.execution_options(isolation_level="AUTOCOMMIT")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        raise Unavailable(
+            "postgresql", reason, "check DATABASE_URL and that the server runs"
+        ) from error
+
+
+def notify(connection: Connection, channel: str, payload: str = "") -> None:
+    """Wake whoever listens, when this transaction commits and not before."""
+    connection.execute(
+        text("SELECT pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload}
+    )
+
+
+def instant(ms: int) -> datetime:
+    """A point in time from milliseconds since the epoch."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def migrate(url: str) -> None:
+    """Bring the schema to the newest revision. Safe to run from several processes at once."""
+    config = Config()
+    config.set_main_option("script_location", "ledger:migrations")
+    engine = create_engine(url, connect_args={"connect_timeout": 5})
+    with transaction(engine) as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    engine.dispose()

@@ -1,0 +1,226 @@
+"""The intake: a task is accepted when its row is committed, and not before.
+
+All of a list is accepted or none of it. Using an idempotency key again with the same content
+returns the task of the first time; with other content it is a conflict. Rows M04, C10.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from ledger.db import ENDED, READY, notify, single, sql, transaction
+from ledger.errors import BadInput, Conflict, NotFound
+from ledger.model import Json
+from ledger.registry import clients, families
+
+PAYLOAD_MAX_BYTES = 1 << 20
+SIZE_MAX = 1_000_000  # tokens
+TYPE_DEFAULT = "work"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """One task as asked for. `size` None takes the family's; `expires_at` None never expires."""
+
+    family: str
+    payload: Json
+    size: int | None = None
+    type: str = TYPE_DEFAULT
+    expires_at: datetime | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accepted:
+    """A task in the ledger. `created` is False when its idempotency key was known."""
+
+    task: str
+    state: str
+    created: bool
+
+
+def submit(
+    engine: Engine, client: str, submissions: Sequence[Submission], now: datetime
+) -> list[Accepted]:
+    """Accept all tasks, durably, in the order given.
+
+    Raises NotFound for an unknown client or family, BadInput for a size or payload out of
+    bounds, Conflict for an idempotency key used with other content, Unavailable when PostgreSQL
+    is away. In each case nothing was accepted.
+    """
+    if not submissions:
+        return []
+    with transaction(engine) as connection:
+        sizes = _check_names(connection, client, submissions)
+        rows = [_row(item, sizes[item.family], now) for item in submissions]
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        added = connection.execute(sql("submit"), columns | {"client": client, "now": now})
+        created = {str(row.id) for row in added}
+        known = _known(connection, client, [row for row in rows if row["ids"] not in created])
+        if created:
+            notify(connection, READY)
+    return [
+        Accepted(task=row["ids"], state="INIT", created=True)
+        if row["ids"] in created
+        else known[row["keys"]]
+        for row in rows
+    ]
+
+
+def cancel(engine: Engine, task: str, now: datetime) -> None:
+    """End a task that has not ended. Raises NotFound, or Conflict when it ended otherwise."""
+    with transaction(engine) as connection:
+        if connection.execute(sql("cancel"), {"id": checked_id(task), "now": now}).first():
+            notify(connection, ENDED, json.dumps([task]))
+            return
+        row = connection.execute(sql("task"), {"ids": [task]}).first()
+    if row is None:
+        raise _unknown_task(task)
+    if row.state != "CANCELLED":
+        raise Conflict("task", f"{task} is {row.state}", "only a task in INIT can be cancelled")
+
+
+def task_rows(engine: Engine, tasks: Sequence[str]) -> dict[str, Any]:
+    """Tasks with their results, by id; unknown ids are left out."""
+    with single(engine) as connection:
+        rows = connection.execute(
+            sql("task"), {"ids": [checked_id(task) for task in tasks]}
+        ).mappings()
+        return {str(row["id"]): dict(row) for row in rows}
+
+
+def task_row(engine: Engine, task: str) -> dict[str, Any]:
+    """One task with its attempts (`attempts`, oldest first). Raises NotFound."""
+    found: dict[str, Any] | None = task_rows(engine, [task]).get(task.lower())
+    if found is None:
+        raise _unknown_task(task)
+    with single(engine) as connection:
+        attempts = connection.execute(sql("attempts"), {"id": task}).mappings()
+        found["attempts"] = [dict(row) for row in attempts]
+    return found
+
+
+def task_list(
+    engine: Engine,
+    *,
+    client: str | None = None,
+    state: str | None = None,
+    before: str | None = None,
+    limit: int = 100,
+) -> list[dict[str, Any]]:
+    """The newest tasks; pass the last one's id as `before` for the next page."""
+    with single(engine) as connection:
+        rows = connection.execute(
+            sql("task_list"),
+            {
+                "client": client,
+                "state": state,
+                "before": checked_id(before) if before else None,
+                "limit": limit,
+            },
+        ).mappings()
+        return [dict(row) for row in rows]
+
+
+def task_counts(engine: Engine) -> list[dict[str, Any]]:
+    """How many tasks stand in each state, waiting ones by reason."""
+    with single(engine) as connection:
+        return [dict(row) for row in connection.execute(sql("task_counts")).mappings()]
+
+
+def checked_id(task: str) -> str:
+    """The canonical form of a task id. Raises BadInput when it is none."""
+    try:
+        return str(uuid.UUID(task))
+    except ValueError:
+        raise BadInput("task", f"{task!r} is not a task id", "see `clearlane task list`") from None
+
+
+def new_id(now: datetime) -> str:
+    """A UUID of version 7: ids of one moment are neighbours in every index."""
+    ms = int(now.timestamp() * 1000)
+    rand = int.from_bytes(os.urandom(10))
+    value = (ms & (1 << 48) - 1) << 80 | rand
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+def _check_names(
+    connection: Connection, client: str, submissions: Sequence[Submission]
+) -> dict[str, int]:
+    """The default size of each family named."""
+    if client not in clients(connection, [client]):
+        raise NotFound("client", f"{client!r} is not known", "see `clearlane ledger balances`")
+    names = sorted({item.family for item in submissions})
+    found = {family.id: family.size for family in families(connection, names)}
+    for name in names:
+        if name not in found:
+            raise NotFound("family", f"{name!r} is not known", "add it to the configuration file")
+    return found
+
+
+def _row(item: Submission, default_size: int, now: datetime) -> dict[str, Any]:
+    size = default_size if item.size is None else item.size
+    if not 0 < size <= SIZE_MAX:
+        raise BadInput("size", f"{size} is not possible", f"use 1 to {SIZE_MAX} tokens")
+    try:
+        payload = json.dumps(item.payload, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise BadInput("payload", str(error), "send plain JSON") from None
+    if len(payload.encode()) > PAYLOAD_MAX_BYTES:
+        raise BadInput(
+            "payload",
+            f"{len(payload.encode())} bytes are too many",
+            f"send {PAYLOAD_MAX_BYTES} bytes at most, or a reference to the data",
+        )
+    if "\\u0000" in payload:
+        raise BadInput("payload", "it holds a NUL character", "remove it")
+    content = json.dumps([item.family, item.type, size, item.payload], sort_keys=True)
+    return {
+        "ids": new_id(now),
+        "families": item.family,
+        "types": item.type,
+        "sizes": size,
+        "expires": item.expires_at,
+        "keys": item.idempotency_key,
+        "hashes": hashlib.sha256(content.encode()).digest(),
+        "payloads": payload,
+    }
+
+
+def _known(
+    connection: Connection, client: str, rows: Sequence[dict[str, Any]]
+) -> dict[str, Accepted]:
+    """What earlier submissions made of these idempotency keys."""
+    if not rows:
+        return {}
+    before = connection.execute(
+        sql("submitted_before"), {"client": client, "keys": [row["keys"] for row in rows]}
+    )
+    found = {row.idempotency_key: row for row in before}
+    for row in rows:
+        earlier = found[row["keys"]]
+        if bytes(earlier.content_sha256) != row["hashes"]:
+            raise Conflict(
+                "idempotency_key",
+                f"{row['keys']!r} was used for another task ({earlier.id})",
+                "use a new key for new content",
+            )
+    return {
+        key: Accepted(task=str(row.id), state=row.state, created=False)
+        for key, row in found.items()
+    }
+
+
+def _unknown_task(task: str) -> NotFound:
+    return NotFound("task", f"{task} is not known", "see `clearlane task list`")

@@ -1,0 +1,1 @@
+"""Schema changes in order, run by Alembic; each is one SQL file beside its revision."""

@@ -1,0 +1,223 @@
+
+-- Configuration: small, read often, replaced whole ------------------------------------------
+
+CREATE TABLE registry_version (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version bigint NOT NULL DEFAULT 1
+);
+INSERT INTO registry_version DEFAULT VALUES;
+
+CREATE TABLE param (
+    name text PRIMARY KEY,
+    value jsonb NOT NULL
+);
+
+CREATE TABLE client (
+    id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    owner text NOT NULL DEFAULT ''
+);
+
+CREATE TABLE agent (
+    id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    spec jsonb NOT NULL,
+    suspended boolean NOT NULL DEFAULT false
+);
+
+CREATE TABLE family (
+    id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    size integer NOT NULL CHECK (size > 0),
+    deadline_s double precision NOT NULL CHECK (deadline_s > 0),
+    max_attempts integer NOT NULL CHECK (max_attempts > 0),
+    spec jsonb NOT NULL
+);
+
+CREATE FUNCTION bump_registry_version() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE registry_version SET version = version + 1;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER param_version AFTER INSERT OR UPDATE OR DELETE ON param
+    FOR EACH STATEMENT EXECUTE FUNCTION bump_registry_version();
+CREATE TRIGGER agent_version AFTER INSERT OR UPDATE OR DELETE ON agent
+    FOR EACH STATEMENT EXECUTE FUNCTION bump_registry_version();
+CREATE TRIGGER family_version AFTER INSERT OR UPDATE OR DELETE ON family
+    FOR EACH STATEMENT EXECUTE FUNCTION bump_registry_version();
+
+-- Tasks: the waiting room ---------------------------------------------------------------------
+
+-- A task in INIT is either waiting or in flight; `ready_at` is when the dispatcher may claim it:
+-- for a waiting task the instant it is worth trying, for one in flight the end of its claim.
+CREATE TABLE task (
+    id uuid PRIMARY KEY,
+    client text NOT NULL REFERENCES client,
+    family text NOT NULL REFERENCES family,
+    type text NOT NULL,
+    size integer NOT NULL CHECK (size > 0),
+    state text NOT NULL DEFAULT 'INIT'
+        CHECK (state IN ('INIT', 'COMMITTED', 'QUARANTINED', 'CANCELLED', 'EXPIRED')),
+    attempt integer NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    failures integer NOT NULL DEFAULT 0 CHECK (failures >= 0),
+    losses integer NOT NULL DEFAULT 0 CHECK (losses >= 0),
+    wait text DEFAULT 'dispatch'
+        CHECK (wait IN ('dispatch', 'attempt', 'capacity', 'credit', 'no_agent', 'cooldown')),
+    ready_at timestamptz NOT NULL,
+    avoid text,
+    submitted_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    ended_at timestamptz,
+    reason text,
+    idempotency_key text,
+    content_sha256 bytea NOT NULL,
+    UNIQUE (client, idempotency_key),
+    CHECK ((state = 'INIT') = (wait IS NOT NULL)),
+    CHECK ((state = 'INIT') = (ended_at IS NULL))
+);
+CREATE INDEX task_ready ON task (ready_at, id) WHERE state = 'INIT';
+CREATE INDEX task_in_flight ON task (id) WHERE state = 'INIT' AND wait = 'attempt';
+CREATE INDEX task_expiry ON task (expires_at) WHERE state = 'INIT' AND expires_at IS NOT NULL;
+CREATE INDEX task_recent ON task (submitted_at DESC, id DESC);
+
+-- The payload is written once and read by the execute step: kept out of the row that changes.
+CREATE TABLE task_body (
+    task uuid PRIMARY KEY REFERENCES task ON DELETE CASCADE,
+    payload json NOT NULL
+);
+
+CREATE TABLE task_result (
+    task uuid PRIMARY KEY REFERENCES task ON DELETE CASCADE,
+    agent text NOT NULL,
+    attempt integer NOT NULL,
+    cost_ub bigint NOT NULL CHECK (cost_ub >= 0),
+    output json NOT NULL
+);
+
+-- How each attempt ended. Written once, when it ends.
+CREATE TABLE attempt (
+    task uuid NOT NULL REFERENCES task ON DELETE CASCADE,
+    attempt integer NOT NULL,
+    state text NOT NULL CHECK (state IN ('COMMITTED', 'ABORTED')),
+    outcome text NOT NULL,
+    agent text,
+    cost_ub bigint NOT NULL CHECK (cost_ub >= 0),
+    latency_s double precision NOT NULL,
+    reason text NOT NULL,
+    -- What the failure did to the agent's risk premium and quality.
+    f_before double precision,
+    f_after double precision,
+    s_before double precision,
+    s_after double precision,
+    ended_at timestamptz NOT NULL,
+    PRIMARY KEY (task, attempt),
+    CHECK ((state = 'ABORTED') = (num_nulls(f_before, f_after, s_before, s_after) = 0))
+);
+
+-- Money: double entry, integer micro-credits ----------------------------------------------------
+
+CREATE TABLE account (
+    id text PRIMARY KEY CHECK (id ~ '^(client|agent|system):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    quota_ub bigint CHECK (quota_ub >= 0),
+    balance_ub bigint NOT NULL DEFAULT 0,
+    opened_at timestamptz NOT NULL,
+    -- No quota: no floor. Only issuance has none; its balance is minus all that was ever minted.
+    CHECK ((quota_ub IS NULL) = (id = 'system:issuance')),
+    CONSTRAINT balance_within_quota CHECK (quota_ub IS NULL OR balance_ub >= -quota_ub)
+);
+
+CREATE TABLE ledger_transaction (
+    id bigint PRIMARY KEY,
+    kind text NOT NULL CHECK (kind IN ('mint', 'settle')),
+    task uuid UNIQUE,
+    at timestamptz NOT NULL,
+    CHECK ((kind = 'settle') = (task IS NOT NULL))
+);
+
+CREATE TABLE posting (
+    transaction bigint NOT NULL,
+    account text NOT NULL,
+    amount_ub bigint NOT NULL CHECK (amount_ub <> 0),
+    PRIMARY KEY (transaction, account)
+);
+CREATE INDEX posting_account ON posting (account, transaction);
+
+-- All postings of a transaction come in one statement: they must cancel out and name accounts and
+-- a transaction that exist. They alone move balances. Set-based where foreign keys would cost a
+-- probe per row on the hottest table.
+CREATE FUNCTION apply_postings() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    broken bigint;
+    wanted bigint;
+    moved bigint;
+BEGIN
+    SELECT p.transaction INTO broken FROM inserted p
+    GROUP BY p.transaction HAVING sum(p.amount_ub) <> 0 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'postings of transaction % do not sum to zero', broken
+            USING ERRCODE = 'check_violation';
+    END IF;
+    SELECT p.transaction INTO broken FROM inserted p
+    WHERE NOT EXISTS (SELECT 1 FROM ledger_transaction t WHERE t.id = p.transaction) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'posting names transaction % that does not exist', broken
+            USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    SELECT count(DISTINCT account) INTO wanted FROM inserted;
+    UPDATE account a SET balance_ub = a.balance_ub + d.delta_ub
+    FROM (SELECT account, sum(amount_ub) AS delta_ub FROM inserted GROUP BY account) d
+    WHERE a.id = d.account;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved <> wanted THEN
+        RAISE EXCEPTION 'a posting names an account that does not exist'
+            USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER posting_applied AFTER INSERT ON posting
+    REFERENCING NEW TABLE AS inserted
+    FOR EACH STATEMENT EXECUTE FUNCTION apply_postings();
+
+-- Facts are never edited: by trigger here, by privilege below.
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% of % is refused: the ledger is append-only', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege';
+END $$;
+
+CREATE TRIGGER transaction_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger_transaction
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER posting_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON posting
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- Snapshots of judgement, so that a wiped Redis comes back with what it knew -----------------------
+
+CREATE TABLE pool_snapshot (
+    agent text PRIMARY KEY REFERENCES agent ON DELETE CASCADE,
+    state jsonb NOT NULL,
+    at timestamptz NOT NULL
+);
+
+-- Accounts that always exist ------------------------------------------------------------------------
+
+INSERT INTO account (id, quota_ub, opened_at) VALUES
+    ('system:issuance', NULL, 'epoch'),
+    ('system:burn', 0, 'epoch'),
+    ('system:commons', 0, 'epoch');
+
+-- Privileges: our processes act as this role, which may add facts but not change them --------------
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'clearlane_app') THEN
+        CREATE ROLE clearlane_app NOLOGIN;
+    END IF;
+    EXECUTE format('GRANT clearlane_app TO %I', current_user);
+EXCEPTION WHEN duplicate_object OR unique_violation THEN
+    NULL; -- another installation on this server created it at the same moment
+END $$;
+GRANT USAGE ON SCHEMA public TO clearlane_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON
+    registry_version, param, client, agent, family, task, task_body, task_result, attempt,
+    pool_snapshot TO clearlane_app;
+GRANT SELECT, INSERT, UPDATE ON account TO clearlane_app;
+GRANT SELECT, INSERT ON ledger_transaction, posting TO clearlane_app;

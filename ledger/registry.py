@@ -1,0 +1,198 @@
+"""The registry: clients, agents, families and parameters, as the installation knows them.
+
+Small tables read whole. A version number grows with every change, so that processes notice one
+at the price of reading one row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, text
+
+from ledger.accounts import mint, open_account, set_quota
+from ledger.db import READY, notify, single, sql, transaction
+from ledger.errors import NotFound
+from ledger.model import Agent, Family, Json, Routing
+from ledger.postings import agent_account, client_account
+
+TAU_PPM_DEFAULT = 10_000  # 1 %
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Client:
+    """Who pays. `mint_ub` is issued once, when the client is created."""
+
+    id: str
+    owner: str = ""
+    mint_ub: int = 0
+    quota_ub: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registry:
+    """Everything the steps need to know of the installation, at one version."""
+
+    version: int
+    agents: Mapping[str, Agent]
+    families: Mapping[str, Family]
+    routing: Routing
+    tau_ppm: int
+
+
+def load_registry(engine: Engine, known: Registry | None = None) -> Registry:
+    """The registry as it stands; `known` itself if nothing has changed since."""
+    with single(engine) as connection:
+        version = connection.execute(text("SELECT version FROM registry_version")).scalar_one()
+        if known is not None and known.version == version:
+            return known
+        rows = connection.execute(text("SELECT id, spec, suspended FROM agent ORDER BY id")).all()
+        params = params_of(connection)
+        return Registry(
+            version=version,
+            agents={row.id: _agent(row.id, row.spec, row.suspended) for row in rows},
+            families={family.id: family for family in families(connection)},
+            routing=Routing(**params.get("routing", {})),
+            tau_ppm=params.get("tau_ppm", TAU_PPM_DEFAULT),
+        )
+
+
+def families(connection: Connection, names: Sequence[str] | None = None) -> list[Family]:
+    """The named families, or all."""
+    rows = connection.execute(
+        text(
+            "SELECT id, size, deadline_s, max_attempts, spec FROM family"
+            " WHERE CAST(:names AS text[]) IS NULL OR id = ANY(CAST(:names AS text[]))"
+        ),
+        {"names": names},
+    ).all()
+    return [
+        Family(
+            id=row.id,
+            size=row.size,
+            deadline_s=row.deadline_s,
+            max_attempts=row.max_attempts,
+            validator=row.spec["validator"],
+            tools=frozenset(row.spec["tools"]),
+            domain=row.spec["domain"],
+            region=row.spec["region"],
+        )
+        for row in rows
+    ]
+
+
+def clients(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Those of the named clients that exist."""
+    rows = connection.execute(
+        text("SELECT id FROM client WHERE id = ANY(CAST(:names AS text[]))"),
+        {"names": list(names)},
+    )
+    return {row.id for row in rows}
+
+
+def params_of(connection: Connection) -> dict[str, Json]:
+    """All parameters by name."""
+    return {row.name: row.value for row in connection.execute(text("SELECT * FROM param"))}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What a configuration file asks for. Nothing is ever removed by leaving it out."""
+
+    params: Mapping[str, Json]
+    clients: Sequence[Client]
+    agents: Sequence[Agent]
+    families: Sequence[Family]
+
+
+def apply(engine: Engine, wanted: Wanted, now: datetime) -> list[str]:
+    """Bring the registry to what is wanted, all or nothing; says what changed, in words."""
+    changes: list[str] = []
+    with transaction(engine) as connection:
+        for name, value in wanted.params.items():
+            if _put(connection, "put_param", name=name, value=json.dumps(value)):
+                changes.append(f"parameter {name} is now {json.dumps(value)}")
+        for client in wanted.clients:
+            changes += _apply_client(connection, client, now)
+        for agent in wanted.agents:
+            changes += _apply_agent(connection, agent, now)
+        for family in wanted.families:
+            changes += _apply_family(connection, family)
+        if changes:
+            notify(connection, READY)
+    return changes
+
+
+def suspend(engine: Engine, agent: str, *, suspended: bool) -> None:
+    """Take an agent out of routing, or back in. Raises NotFound."""
+    with transaction(engine) as connection:
+        if not _put(connection, "suspend", id=agent, suspended=suspended):
+            raise NotFound("agent", f"{agent!r} is not known", "see `clearlane agents list`")
+        notify(connection, READY)
+
+
+def _apply_client(connection: Connection, client: Client, now: datetime) -> list[str]:
+    row = _put(connection, "put_client", id=client.id, owner=client.owner)
+    account = client_account(client.id)
+    if row is not None and row.created:
+        open_account(connection, account, client.quota_ub, now)
+        if client.mint_ub:
+            mint(connection, account, client.mint_ub, now)
+        return [f"client {client.id} added"]
+    changed = set_quota(connection, account, client.quota_ub) or row is not None
+    return [f"client {client.id} changed"] if changed else []
+
+
+def _apply_agent(connection: Connection, agent: Agent, now: datetime) -> list[str]:
+    row = _put(connection, "put_agent", id=agent.id, spec=json.dumps(_agent_spec(agent)))
+    account = agent_account(agent.id)
+    if row is not None and row.created:
+        open_account(connection, account, agent.quota_ub, now)
+        return [f"agent {agent.id} added"]
+    if row is not None:
+        set_quota(connection, account, agent.quota_ub)
+        return [f"agent {agent.id} changed"]
+    return []
+
+
+def _apply_family(connection: Connection, family: Family) -> list[str]:
+    spec = {
+        "validator": dict(family.validator),
+        "tools": sorted(family.tools),
+        "domain": family.domain,
+        "region": family.region,
+    }
+    row = _put(
+        connection,
+        "put_family",
+        id=family.id,
+        size=family.size,
+        deadline_s=family.deadline_s,
+        max_attempts=family.max_attempts,
+        spec=json.dumps(spec),
+    )
+    if row is None:
+        return []
+    return [f"family {family.id} {'added' if row.created else 'changed'}"]
+
+
+def _put(connection: Connection, statement: str, **values: Any) -> Any:
+    """The row that changed, or None when it stood like that already."""
+    return connection.execute(sql(statement), values).first()
+
+
+def _agent_spec(agent: Agent) -> dict[str, Json]:
+    spec = asdict(agent)
+    del spec["id"], spec["suspended"]
+    spec["tools"], spec["domains"] = sorted(agent.tools), sorted(agent.domains)
+    spec["headers"] = dict(agent.headers)
+    return spec
+
+
+def _agent(name: str, spec: dict[str, Json], suspended: bool) -> Agent:
+    sets = {key: frozenset(spec[key]) for key in ("tools", "domains")}
+    return Agent(id=name, suspended=suspended, **(spec | sets))

@@ -1,0 +1,37 @@
+"""What Redis knew of each agent, kept so that a wiped Redis comes back with its judgement.
+
+Written every few seconds by a cron job, read when a pool is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+
+from sqlalchemy import Engine, text
+
+from ledger.db import single, sql, transaction
+from ledger.model import Json
+
+
+def save(engine: Engine, states: Mapping[str, Json], now: datetime) -> None:
+    """Keep one state per agent, replacing the older one."""
+    if not states:
+        return
+    with transaction(engine) as connection:
+        connection.execute(
+            sql("put_snapshots"),
+            {
+                "agents": list(states),
+                "states": [json.dumps(state) for state in states.values()],
+                "now": now,
+            },
+        )
+
+
+def load(engine: Engine) -> dict[str, Json]:
+    """The last state kept of each agent."""
+    with single(engine) as connection:
+        rows = connection.execute(text("SELECT agent, state FROM pool_snapshot")).all()
+    return {row.agent: row.state for row in rows}

@@ -1,0 +1,1 @@
+"""Named statements, one file each, values bound by name."""

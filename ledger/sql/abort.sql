@@ -1,0 +1,39 @@
+-- Record failed attempts, each once, and send their tasks back to INIT or, after the last
+-- attempt that the family allows, to quarantine. A lost attempt blames no agent.
+WITH given AS (
+    SELECT * FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:outcomes AS text[]),
+        CAST(:agents AS text[]), CAST(:costs AS bigint[]), CAST(:latencies AS float8[]),
+        CAST(:reasons AS text[]), CAST(:f_before AS float8[]), CAST(:f_after AS float8[]),
+        CAST(:s_before AS float8[]), CAST(:s_after AS float8[])
+    ) AS g (task, attempt, outcome, agent, cost_ub, latency_s, reason,
+            f_before, f_after, s_before, s_after)
+), recorded AS (
+    INSERT INTO attempt (task, attempt, state, outcome, agent, cost_ub, latency_s, reason,
+                         f_before, f_after, s_before, s_after, ended_at)
+    SELECT task, attempt, 'ABORTED', outcome, agent, cost_ub, latency_s, reason,
+           f_before, f_after, s_before, s_after, :now
+    FROM given
+    ON CONFLICT (task, attempt) DO NOTHING
+    RETURNING task, attempt, outcome, agent, reason
+), counted AS (
+    SELECT t.id, r.agent, r.reason,
+           t.failures + CAST(r.outcome <> 'lost' AS integer) AS failures,
+           t.losses + CAST(r.outcome = 'lost' AS integer) AS losses,
+           f.max_attempts
+    FROM recorded r
+    JOIN task t ON t.id = r.task AND t.attempt = r.attempt AND t.state = 'INIT'
+    JOIN family f ON f.id = t.family
+)
+UPDATE task t
+SET failures = c.failures,
+    losses = c.losses,
+    avoid = c.agent,
+    ready_at = :now,
+    state = CASE WHEN c.failures >= c.max_attempts THEN 'QUARANTINED' ELSE 'INIT' END,
+    wait = CASE WHEN c.failures >= c.max_attempts THEN NULL ELSE 'dispatch' END,
+    ended_at = CASE WHEN c.failures >= c.max_attempts THEN CAST(:now AS timestamptz) END,
+    reason = c.reason
+FROM counted c
+WHERE t.id = c.id
+RETURNING t.id, t.state

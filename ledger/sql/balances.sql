@@ -1,0 +1,1 @@
+SELECT id AS account, balance_ub, quota_ub FROM account ORDER BY id

@@ -1,0 +1,51 @@
+-- Every violation of the ledger's invariants, one row each: invariant, subject, what is wrong.
+-- No rows: everything holds (C1-C4 as far as PostgreSQL knows).
+SELECT 'C1' AS invariant, 'transaction ' || transaction AS subject,
+       'postings sum to ' || sum(amount_ub) || ', not 0' AS violation
+FROM posting GROUP BY transaction HAVING sum(amount_ub) <> 0
+UNION ALL
+SELECT 'C1', 'account ' || a.id,
+       'balance ' || a.balance_ub || ' but its postings sum to ' || coalesce(p.total, 0)
+FROM account a
+LEFT JOIN (SELECT account, sum(amount_ub) AS total FROM posting GROUP BY account) p
+  ON p.account = a.id
+WHERE a.balance_ub <> coalesce(p.total, 0)
+UNION ALL
+SELECT 'C1', 'all accounts', 'balances sum to ' || sum(balance_ub) || ', not 0'
+FROM account HAVING sum(balance_ub) <> 0
+UNION ALL
+SELECT 'C1', 'posting on ' || p.account, 'there is no such account'
+FROM posting p WHERE NOT EXISTS (SELECT 1 FROM account a WHERE a.id = p.account)
+UNION ALL
+SELECT 'C1', 'transaction ' || p.transaction, 'it has postings but does not exist'
+FROM posting p
+WHERE NOT EXISTS (SELECT 1 FROM ledger_transaction t WHERE t.id = p.transaction)
+UNION ALL
+SELECT 'C1', 'transactions', 'ids are not dense: ' || count(*) || ' rows, highest id ' || max(id)
+FROM ledger_transaction HAVING count(*) <> max(id) + 1
+UNION ALL
+SELECT 'C2', 'task ' || t.id,
+       'committed at ' || coalesce(r.cost_ub, -1) || ' but paid ' || coalesce(-p.paid_ub, 0)
+FROM task t
+LEFT JOIN task_result r ON r.task = t.id
+LEFT JOIN (
+    SELECT l.task, sum(p.amount_ub) FILTER (WHERE p.account LIKE 'client:%') AS paid_ub
+    FROM ledger_transaction l JOIN posting p ON p.transaction = l.id
+    WHERE l.kind = 'settle' GROUP BY l.task
+) p ON p.task = t.id
+WHERE t.state = 'COMMITTED' AND (r.cost_ub IS NULL OR r.cost_ub <> coalesce(-p.paid_ub, 0))
+UNION ALL
+SELECT 'C2', 'task ' || l.task, 'paid although it is ' || coalesce(t.state, 'unknown')
+FROM ledger_transaction l LEFT JOIN task t ON t.id = l.task
+WHERE l.kind = 'settle' AND t.state IS DISTINCT FROM 'COMMITTED'
+UNION ALL
+SELECT 'C2', 'task ' || t.id, 'committed without a settlement'
+FROM task t
+WHERE t.state = 'COMMITTED'
+  AND NOT EXISTS (SELECT 1 FROM ledger_transaction l WHERE l.task = t.id)
+UNION ALL
+SELECT 'C3', 'task ' || t.id, 'it is in INIT without a reason to wait'
+FROM task t WHERE t.state = 'INIT' AND t.wait IS NULL
+UNION ALL
+SELECT 'C4', 'account ' || id, 'balance ' || balance_ub || ' is below its quota ' || quota_ub
+FROM account WHERE quota_ub IS NOT NULL AND balance_ub < -quota_ub

@@ -1,0 +1,2 @@
+INSERT INTO account (id, quota_ub, opened_at) VALUES (:id, :quota_ub, :now)
+ON CONFLICT (id) DO NOTHING RETURNING id

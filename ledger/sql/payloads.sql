@@ -1,0 +1,1 @@
+SELECT task, payload FROM task_body WHERE task = ANY(CAST(:ids AS uuid[]))

@@ -1,0 +1,3 @@
+INSERT INTO client (id, owner) VALUES (:id, :owner)
+ON CONFLICT (id) DO UPDATE SET owner = excluded.owner WHERE client.owner <> excluded.owner
+RETURNING id, (xmax = 0) AS created

@@ -1,0 +1,1 @@
+UPDATE agent SET suspended = :suspended WHERE id = :id RETURNING id

@@ -1,0 +1,181 @@
+"""The router: which agent gets each task of a chunk, at what price, or why none does.
+
+Paper section 4, rows M10 and M11. Pure: it plans on a copy of what Redis holds (`Board`); the
+reservation script then takes what was planned, or refuses if the pool has moved meanwhile.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ledger.model import Agent, Family, Routing, Wait, Work
+from scheduler.judgement import Judgement, premium
+from scheduler.pool import MT, Pool, cost_ub, refill_mt
+from scheduler.price import choose, effective_price
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quote:
+    """A planned reservation. `y_seen_mt` is the free capacity the price was computed from."""
+
+    work: Work
+    agent: Agent
+    size_mt: int
+    cost_ub: int
+    price_ub: float
+    y_seen_mt: int
+    refill_mt: int  # to be credited if nobody has refilled since `refilled_seen_ms`
+    refilled_seen_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoSeat:
+    """Why a task cannot start now, and from when it is worth trying again."""
+
+    work: Work
+    wait: Wait
+    not_before_ms: int
+
+
+@dataclass(slots=True)
+class Seat:
+    """One agent while a chunk is planned: what is free, falling with each planned task."""
+
+    agent: Agent
+    pool: Pool
+    refill_mt: int
+    y_mt: int
+    free_slots: int
+    f: float
+    s: float
+
+    @classmethod
+    def open(
+        cls, agent: Agent, pool: Pool, judgement: Judgement, routing: Routing, now_ms: int
+    ) -> Seat:
+        """The agent as it stands at `now_ms`."""
+        refill = refill_mt(pool, agent, now_ms)
+        return cls(
+            agent=agent,
+            pool=pool,
+            refill_mt=refill,
+            y_mt=min(agent.y_max * MT, pool.y_mt + refill),
+            free_slots=agent.slots - pool.in_flight,
+            f=premium(judgement, routing, now_ms),
+            s=judgement.s,
+        )
+
+
+Veto = Callable[[Work, Agent, int], bool]
+"""(work, agent, cost_ub) -> True when a plug-in forbids the pairing."""
+
+
+@dataclass(slots=True)
+class Board:
+    """All agents at one instant, and what each client can still spend. Consumed by one plan."""
+
+    seats: Mapping[str, Seat]
+    spendable_ub: dict[str, int]
+    families: Mapping[str, Family]
+    routing: Routing
+    now_ms: int
+    veto: Veto | None = None
+    _matches: dict[str, list[Seat]] = field(default_factory=dict)
+
+    def matching(self, family: Family) -> list[Seat]:
+        """Seats whose agent satisfies the family's fixed constraints, whatever its load."""
+        found = self._matches.get(family.id)
+        if found is None:
+            found = [seat for seat in self.seats.values() if eligible(seat.agent, family)]
+            self._matches[family.id] = found
+        return found
+
+
+def eligible(agent: Agent, family: Family) -> bool:
+    """Whether the agent may ever take a task of this family (tools, data domain, region)."""
+    return (
+        not agent.suspended
+        and family.tools <= agent.tools
+        and family.domain in agent.domains
+        and (not family.region or family.region == agent.region)
+    )
+
+
+def plan(works: Sequence[Work], board: Board, rng: random.Random) -> list[Quote | NoSeat]:
+    """Decide each task in turn; every decision raises the price that the next one sees."""
+    return [_place(work, board, rng) for work in works]
+
+
+def _place(work: Work, board: Board, rng: random.Random) -> Quote | NoSeat:
+    seats = board.matching(board.families[work.family])
+    if work.avoid is not None and len(seats) > 1:
+        # Whoever just failed this task sits out while there is anyone else at all.
+        seats = [seat for seat in seats if seat.agent.id != work.avoid]
+    if not seats:
+        return NoSeat(work=work, wait=Wait.NO_AGENT, not_before_ms=board.now_ms + NO_AGENT_MS)
+    size_mt = work.size * MT
+    open_seats, prices, costs = _offers(seats, work, size_mt, board)
+    if not open_seats:
+        return _full(work, seats, board.now_ms)
+    spendable = board.spendable_ub[work.client]
+    paid_for = [index for index, cost in enumerate(costs) if cost <= spendable]
+    if not paid_for:
+        return NoSeat(work=work, wait=Wait.CREDIT, not_before_ms=board.now_ms + CREDIT_MS)
+    index = paid_for[choose([prices[i] for i in paid_for], board.routing.epsilon, rng)]
+    return _take(work, open_seats[index], size_mt, costs[index], prices[index], board)
+
+
+def _offers(
+    seats: Sequence[Seat], work: Work, size_mt: int, board: Board
+) -> tuple[list[Seat], list[float], list[int]]:
+    """Every seat that has room now, with its effective price and its cost."""
+    found: list[Seat] = []
+    prices: list[float] = []
+    costs: list[int] = []
+    for seat in seats:
+        if seat.free_slots <= 0 or size_mt >= seat.y_mt:
+            continue
+        if seat.pool.next_available_ms > board.now_ms:
+            continue
+        cost = cost_ub(seat.agent.k, seat.y_mt, size_mt)
+        if board.veto is not None and board.veto(work, seat.agent, cost):
+            continue
+        found.append(seat)
+        costs.append(cost)
+        prices.append(effective_price(cost, seat.f, seat.s))
+    return found, prices, costs
+
+
+def _take(
+    work: Work, seat: Seat, size_mt: int, cost: int, price: float, board: Board
+) -> Quote:
+    quote = Quote(
+        work=work,
+        agent=seat.agent,
+        size_mt=size_mt,
+        cost_ub=cost,
+        price_ub=price,
+        y_seen_mt=seat.y_mt,
+        refill_mt=seat.refill_mt,
+        refilled_seen_ms=seat.pool.refilled_at_ms,
+    )
+    seat.y_mt -= size_mt
+    # With a cooldown one start closes the window for everyone else in the chunk too.
+    seat.free_slots = 0 if seat.agent.cooldown_s else seat.free_slots - 1
+    board.spendable_ub[work.client] -= cost
+    return quote
+
+
+NO_AGENT_MS = 5_000  # only a change of the registry helps
+CREDIT_MS = 1_000  # only a settlement or a mint helps
+CAPACITY_MS = 100  # a running task may end any moment
+
+
+def _full(work: Work, seats: Sequence[Seat], now_ms: int) -> NoSeat:
+    """No room now: because everybody rests until a known time, or because all are busy."""
+    opens_ms = min(seat.pool.next_available_ms for seat in seats)
+    if opens_ms > now_ms:
+        return NoSeat(work=work, wait=Wait.COOLDOWN, not_before_ms=opens_ms)
+    return NoSeat(work=work, wait=Wait.CAPACITY, not_before_ms=now_ms + CAPACITY_MS)

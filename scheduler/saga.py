@@ -1,0 +1,93 @@
+"""One attempt in flight, as Redis holds it (paper section 6; rows M04, M05).
+
+The saga is the paper's transient delta: it never reaches the ledger before the settlement, and
+losing it loses no fact. Encoding and decoding live here; who may change what is in the scripts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ledger.model import AttemptKey, Outcome, Reply, SagaState, Verdict, Work
+from scheduler.router import Quote
+
+
+def member(key: AttemptKey) -> str:
+    """The name of an attempt inside Redis."""
+    return f"{key.task}:{key.attempt}"
+
+
+def parse_member(text: str) -> AttemptKey:
+    """The inverse of `member`."""
+    task, _, attempt = text.rpartition(":")
+    return AttemptKey(task, int(attempt))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saga:
+    """An attempt between its reservation and its release."""
+
+    work: Work
+    state: SagaState
+    agent: str
+    size_mt: int
+    cost_ub: int
+    gives_back: bool
+    reply: Reply | None
+    verdict: Verdict | None
+
+
+def encode_quote(quote: Quote, gives_back: bool) -> list[str]:
+    """Name, value, name, value … of the fields a saga is born with."""
+    work = quote.work
+    return [
+        "agent", quote.agent.id,
+        "client", work.client,
+        "owner", work.client_owner,
+        "family", work.family,
+        "size", str(work.size),
+        "size_mt", str(quote.size_mt),
+        "cost_ub", str(quote.cost_ub),
+        "gives_back", "1" if gives_back else "0",
+    ]  # fmt: skip
+
+
+def encode_reply(reply: Reply) -> str:
+    """A reply as one JSON text."""
+    return json.dumps(asdict(reply), separators=(",", ":"))
+
+
+def encode_verdict(verdict: Verdict) -> str:
+    """A verdict as one JSON text."""
+    return json.dumps(asdict(verdict), separators=(",", ":"))
+
+
+def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
+    """The saga behind a Redis hash, or None when there is none."""
+    if not fields:
+        return None
+    reply, verdict = fields.get("reply"), fields.get("verdict")
+    return Saga(
+        work=Work(
+            key=key,
+            client=fields["client"],
+            client_owner=fields["owner"],
+            family=fields["family"],
+            size=int(fields["size"]),
+            avoid=None,
+        ),
+        state=SagaState(fields["state"]),
+        agent=fields["agent"],
+        size_mt=int(fields["size_mt"]),
+        cost_ub=int(fields["cost_ub"]),
+        gives_back=fields["gives_back"] == "1",
+        reply=_reply(json.loads(reply)) if reply is not None else None,
+        verdict=Verdict(**json.loads(verdict)) if verdict is not None else None,
+    )
+
+
+def _reply(values: dict[str, object]) -> Reply:
+    outcome = Outcome(str(values.pop("outcome")))
+    return Reply(outcome=outcome, **values)  # type: ignore[arg-type]
