@@ -61,7 +61,11 @@ def submit(
         return []
     with transaction(engine) as connection:
         sizes = _check_names(connection, client, submissions)
-        rows = [_row(item, sizes[item.family], now) for item in submissions]
+        ids = new_ids(len(submissions), now)
+        rows = [
+            _row(task, item, sizes[item.family])
+            for task, item in zip(ids, submissions, strict=True)
+        ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         added = connection.execute(sql("submit"), columns | {"client": client, "now": now})
         created = {str(row.id) for row in added}
@@ -145,14 +149,15 @@ def checked_id(task: str) -> str:
         raise BadInput("task", f"{task!r} is not a task id", "see `clearlane task list`") from None
 
 
-def new_id(now: datetime) -> str:
-    """A UUID of version 7: ids of one moment are neighbours in every index."""
-    ms = int(now.timestamp() * 1000)
-    rand = int.from_bytes(os.urandom(10))
-    value = (ms & (1 << 48) - 1) << 80 | rand
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=value))
+def new_ids(count: int, now: datetime) -> list[str]:
+    """UUIDs of version 7 in growing order: neighbours in every index, dispatched in this order."""
+    start_ms = int(now.timestamp() * 1000)
+    found = []
+    for number in range(count):
+        ms, sequence = start_ms + (number >> 12), number & 0xFFF
+        low = int.from_bytes(os.urandom(8)) & (1 << 62) - 1
+        found.append(str(uuid.UUID(int=ms << 80 | 0x7 << 76 | sequence << 64 | 0b10 << 62 | low)))
+    return found
 
 
 def _check_names(
@@ -169,7 +174,7 @@ def _check_names(
     return found
 
 
-def _row(item: Submission, default_size: int, now: datetime) -> dict[str, Any]:
+def _row(task: str, item: Submission, default_size: int) -> dict[str, Any]:
     size = default_size if item.size is None else item.size
     if not 0 < size <= SIZE_MAX:
         raise BadInput("size", f"{size} is not possible", f"use 1 to {SIZE_MAX} tokens")
@@ -187,7 +192,7 @@ def _row(item: Submission, default_size: int, now: datetime) -> dict[str, Any]:
         raise BadInput("payload", "it holds a NUL character", "remove it")
     content = json.dumps([item.family, item.type, size, item.payload], sort_keys=True)
     return {
-        "ids": new_id(now),
+        "ids": task,
         "families": item.family,
         "types": item.type,
         "sizes": size,

@@ -8,6 +8,7 @@ what is reserved, `leases` every attempt in flight by the instant its lease ends
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 from typing import Any
@@ -20,8 +21,10 @@ from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, gives_back
 from scheduler.router import Quote
 from scheduler.saga import (
+    Penalty,
     Saga,
     decode_saga,
+    encode_penalty,
     encode_quote,
     encode_reply,
     encode_verdict,
@@ -41,6 +44,14 @@ class Taken(StrEnum):
     MOVED = "MOVED"  # the pool is not what the price was computed from: plan again
     CREDIT = "CREDIT"  # the client's credit went elsewhere meanwhile
     DUPLICATE = "DUPLICATE"  # this attempt is reserved already
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credit:
+    """A client's credit delta: held by attempts in flight; settled since Redis was empty."""
+
+    reserved_ub: int
+    released_ub: int
 
 
 def connect(url: str) -> redis.Redis:
@@ -90,24 +101,18 @@ class Reservations:
                 )  # fmt: skip
             _execute(pipe)
 
-    def released_ub(self, clients: Sequence[str]) -> dict[str, int]:
-        """Settled so far per client. Read it before the balances that will be compared."""
-        with self._pipeline() as pipe:
-            for client in clients:
-                pipe.hget(f"credit:{client}", "released_ub")
-            return {
-                client: int(value or 0)
-                for client, value in zip(clients, _execute(pipe), strict=True)
-            }
+    def credits(self, clients: Sequence[str]) -> dict[str, Credit]:
+        """What is held and what was settled per client.
 
-    def reserved_ub(self, clients: Sequence[str]) -> dict[str, int]:
-        """Credit held by attempts in flight, per client."""
+        Read it before the balances it will be compared with: a settlement that falls in between
+        then counts twice for a moment instead of not at all.
+        """
         with self._pipeline() as pipe:
             for client in clients:
-                pipe.hget(f"credit:{client}", "reserved_ub")
+                pipe.hmget(f"credit:{client}", "reserved_ub", "released_ub")
             return {
-                client: int(value or 0)
-                for client, value in zip(clients, _execute(pipe), strict=True)
+                client: Credit(reserved_ub=int(row[0] or 0), released_ub=int(row[1] or 0))
+                for client, row in zip(clients, _execute(pipe), strict=True)
             }
 
     def reserve(
@@ -146,10 +151,20 @@ class Reservations:
                 decode_saga(key, fields) for key, fields in zip(keys, _execute(pipe), strict=True)
             ]
 
-    def begin(self, keys: Sequence[AttemptKey], now_ms: int) -> list[bool]:
-        """RESERVED to EXECUTING. True for those that this caller, and no other, may call."""
-        steps = [(key, SagaState.EXECUTING, "began_ms", str(now_ms)) for key in keys]
-        return self._advance(SagaState.RESERVED, steps)
+    def begin_and_read(self, keys: Sequence[AttemptKey], now_ms: int) -> list[Saga]:
+        """RESERVED to EXECUTING. Returns those that this caller, and no other, may call."""
+        with self._pipeline() as pipe:
+            for key in keys:
+                step = (key, SagaState.EXECUTING, "began_ms", str(now_ms))
+                self._queue_advance(pipe, SagaState.RESERVED, step)
+                pipe.hgetall(f"saga:{member(key)}")
+            answers = _execute(pipe)
+        sagas = [
+            decode_saga(key, fields)
+            for key, mine, fields in zip(keys, answers[::2], answers[1::2], strict=True)
+            if mine
+        ]
+        return [saga for saga in sagas if saga is not None]
 
     def answer(self, replies: Mapping[AttemptKey, Reply]) -> list[bool]:
         """Keep the agent's reply with an EXECUTING attempt; a second reply changes nothing."""
@@ -182,6 +197,14 @@ class Reservations:
                     (saga.work.key, SagaState.FAILED, "verdict", encode_verdict(verdict)),
                 )
             return [bool(done) for done in _execute(pipe)]
+
+    def note_penalty(self, penalties: Mapping[AttemptKey, Penalty]) -> None:
+        """Keep with a FAILED attempt what the failure did to its agent's judgement."""
+        steps = [
+            (key, SagaState.FAILED, "penalty", encode_penalty(penalty))
+            for key, penalty in penalties.items()
+        ]
+        self._advance(SagaState.FAILED, steps)
 
     def release(
         self, sagas: Sequence[Saga], agents: Mapping[str, Agent], *, settled: bool

@@ -74,9 +74,14 @@ Veto = Callable[[Work, Agent, int], bool]
 
 @dataclass(slots=True)
 class Board:
-    """All agents at one instant, and what each client can still spend. Consumed by one plan."""
+    """All agents at one instant, and what each client can still spend. Consumed by one plan.
+
+    balance_ub: balance and quota as settled. spendable_ub: the same less what is reserved; it
+    falls with each planned task.
+    """
 
     seats: Mapping[str, Seat]
+    balance_ub: Mapping[str, int]
     spendable_ub: dict[str, int]
     families: Mapping[str, Family]
     routing: Routing

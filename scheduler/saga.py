@@ -26,6 +26,16 @@ def parse_member(text: str) -> AttemptKey:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Penalty:
+    """What a failure did to its agent: risk premium and quality, before and after."""
+
+    f_before: float = 0.0
+    f_after: float = 0.0
+    s_before: float = 1.0
+    s_after: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Saga:
     """An attempt between its reservation and its release."""
 
@@ -37,6 +47,7 @@ class Saga:
     gives_back: bool
     reply: Reply | None
     verdict: Verdict | None
+    penalty: Penalty
 
 
 def encode_quote(quote: Quote, gives_back: bool) -> list[str]:
@@ -64,6 +75,11 @@ def encode_verdict(verdict: Verdict) -> str:
     return json.dumps(asdict(verdict), separators=(",", ":"))
 
 
+def encode_penalty(penalty: Penalty) -> str:
+    """A penalty as one JSON text."""
+    return json.dumps(asdict(penalty), separators=(",", ":"))
+
+
 def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
     """The saga behind a Redis hash, or None when there is none."""
     if not fields:
@@ -85,6 +101,7 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
         gives_back=fields["gives_back"] == "1",
         reply=_reply(json.loads(reply)) if reply is not None else None,
         verdict=Verdict(**json.loads(verdict)) if verdict is not None else None,
+        penalty=Penalty(**json.loads(fields.get("penalty", "{}"))),
     )
 
 

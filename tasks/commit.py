@@ -1,0 +1,80 @@
+"""`saga.commit`: settle a chunk, then let go of what it held.
+
+SUCCEEDED to COMMITTED (paper sections 6.2 and 6.3; rows M04, M05, M06). The ledger decides by
+(task, attempt); a lost reply, a second message or a late one settles nothing twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery import shared_task
+
+from ledger import attempts
+from ledger.attempts import Waiting
+from ledger.model import AttemptKey, SagaState, Settlement, Wait
+from ledger.postings import Settled
+from ledger.settle import settle
+from scheduler.router import CREDIT_MS
+from scheduler.saga import Saga
+from tasks.context import Context, current
+from tasks.messages import COMMIT, received
+from tasks.patience import patient
+
+
+@shared_task(name=COMMIT)
+def commit(message: Any) -> None:
+    """Pay for a chunk of validated attempts and release them."""
+    _commit(current(), received(COMMIT, message))
+
+
+# Safe around money because the ledger settles a (task, attempt) at most once, whoever asks again.
+@patient
+def _commit(context: Context, keys: Sequence[AttemptKey]) -> None:
+    sagas = [
+        saga
+        for saga in (context.reservations.read(keys) if keys else [])
+        if saga is not None and saga.state is SagaState.SUCCEEDED
+    ]
+    if not sagas:
+        return
+    registry = context.registry()
+    outcomes = settle(
+        context.engine,
+        [settlement(saga) for saga in sagas],
+        tau_ppm=registry.tau_ppm,
+        now=context.now(),
+    )
+    _let_wait(context, outcomes)
+    moved = (Settled.PAID, Settled.ALREADY)
+    for settled in (True, False):
+        ended = [saga for saga in sagas if (outcomes[saga.work.key] in moved) is settled]
+        if ended:
+            context.reservations.release(ended, registry.agents, settled=settled)
+
+
+def settlement(saga: Saga) -> Settlement:
+    """What the ledger needs to know of a validated attempt."""
+    reply, verdict = saga.reply, saga.verdict
+    return Settlement(
+        key=saga.work.key,
+        client=saga.work.client,
+        agent=saga.agent,
+        size=saga.work.size,
+        cost_ub=saga.cost_ub,
+        output=reply.output if reply else None,
+        latency_s=reply.latency_s if reply else 0.0,
+        reason=verdict.reason if verdict else "",
+    )
+
+
+def _let_wait(context: Context, outcomes: Mapping[AttemptKey, Settled]) -> None:
+    """A client whose quota was cut while the agent worked: the task waits for credit again."""
+    broke = [
+        Waiting(key, Wait.CREDIT, context.now_ms() + CREDIT_MS)
+        for key, outcome in outcomes.items()
+        if outcome is Settled.NO_CREDIT
+    ]
+    if broke:
+        attempts.put_back(context.engine, broke)

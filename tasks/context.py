@@ -1,0 +1,96 @@
+"""What the steps work with: the ledger, the reservations, the registry, the hooks, the clock.
+
+Built once per process by `workers` and bound here; the steps ask for it when they run.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from ledger.db import Engine
+
+from ledger.errors import InvariantBroken
+from ledger.registry import Registry, load_registry
+from scheduler.hooks import Hooks, load_hooks
+from scheduler.qos import Qos
+from scheduler.reservations import Reservations
+
+REGISTRY_AGE_S = 1.0  # how old the registry in a worker may be
+
+
+class Context:
+    """One per process.
+
+    lease_margin_s: how long beyond a family's deadline a reservation lives before the sweeper
+    takes the attempt for lost.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        reservations: Reservations,
+        lease_margin_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.engine = engine
+        self.reservations = reservations
+        self.lease_margin_s = lease_margin_s
+        self._clock = clock
+        self._registry: Registry | None = None
+        self._read_at = 0.0
+        self._hooks: Hooks | None = None
+        self._rng: random.Random | None = None
+
+    def now_ms(self) -> int:
+        """Wall time in milliseconds."""
+        return int(self._clock() * 1000)
+
+    def now(self) -> datetime:
+        """Wall time."""
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def registry(self) -> Registry:
+        """The registry, at most `REGISTRY_AGE_S` old."""
+        if self._registry is None or time.monotonic() - self._read_at > REGISTRY_AGE_S:
+            before = self._registry
+            self._registry = load_registry(self.engine, before)
+            self._read_at = time.monotonic()
+            if before is None or before.routing != self._registry.routing:
+                self._hooks = load_hooks(Qos(self._registry.routing))
+                self._rng = random.Random(self._registry.routing.seed)
+        return self._registry
+
+    @property
+    def hooks(self) -> Hooks:
+        """The plug-ins, the built-in one configured by the registry."""
+        self.registry()
+        if self._hooks is None:
+            raise InvariantBroken("the registry was read without loading hooks")
+        return self._hooks
+
+    @property
+    def rng(self) -> random.Random:
+        """The router's generator, seeded by the configuration if it says so."""
+        self.registry()
+        if self._rng is None:
+            raise InvariantBroken("the registry was read without seeding the generator")
+        return self._rng
+
+
+_bound: list[Context] = []
+
+
+def bind(context: Context) -> None:
+    """Make `context` the one this process works with."""
+    _bound[:] = [context]
+
+
+def current() -> Context:
+    """The bound context."""
+    if not _bound:
+        raise InvariantBroken("no context is bound: start the process through workers/")
+    return _bound[0]

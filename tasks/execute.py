@@ -1,0 +1,70 @@
+"""`saga.execute`: call the agents of a chunk, keep what they answer.
+
+RESERVED to EXECUTING; the reply is kept in Redis before anything is told to anyone, so that a
+worker that dies afterwards loses nothing (paper section 6.2; row M04).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery import shared_task
+
+from ledger import attempts
+from ledger.model import AttemptKey, Reply
+from tasks.calls import Call, Calls
+from tasks.context import Context, current
+from tasks.messages import EXECUTE, VALIDATE, received, send
+from tasks.patience import patient
+
+_calls: list[Calls] = []
+
+
+@shared_task(name=EXECUTE)
+def execute(message: Any) -> None:
+    """Start the calls of a chunk; `forward` follows as they finish."""
+    calls = _begin(current(), received(EXECUTE, message))
+    if calls:
+        _loop().start(calls)
+
+
+@patient
+def _begin(context: Context, keys: Sequence[AttemptKey]) -> list[Call]:
+    """The calls that this process, and no other, may make now."""
+    if not keys:
+        return []
+    registry = context.registry()
+    # Payloads first: once an attempt is EXECUTING, only its call or its lease can move it on.
+    payloads = attempts.payloads(context.engine, [key.task for key in keys])
+    sagas = context.reservations.begin_and_read(keys, context.now_ms())
+    return [
+        Call(
+            key=saga.work.key,
+            agent=registry.agents[saga.agent],
+            family=saga.work.family,
+            payload=payloads[saga.work.key.task],
+            deadline_s=registry.families[saga.work.family].deadline_s,
+        )
+        for saga in sagas
+    ]
+
+
+@patient
+def forward(replies: Mapping[AttemptKey, Reply]) -> None:
+    """Keep replies, then let them be validated."""
+    current().reservations.answer(replies)
+    send(VALIDATE, list(replies))
+
+
+def finish_calls() -> None:
+    """Wait for the calls that are out: a worker that stops in order abandons none."""
+    while _calls:
+        _calls.pop().close()
+
+
+def _loop() -> Calls:
+    # Made on first use: only processes that execute have a loop.
+    if not _calls:
+        _calls.append(Calls(forward))
+    return _calls[0]

@@ -1,0 +1,67 @@
+"""JSON that others wrote, read strictly: what passes can be stored, compared and shown."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from ledger.errors import BadInput
+from ledger.model import Json
+
+DEPTH_MAX = 64  # far below what the interpreter's and PostgreSQL's stacks bear
+
+
+def parse(text: bytes | str, *, field: str) -> Json:
+    """Decode one JSON document.
+
+    Raises BadInput naming `field` if it is not UTF-8 JSON, nests deeper than DEPTH_MAX, or
+    holds what PostgreSQL or another JSON reader would refuse: NaN, infinities, NUL characters,
+    lone surrogates.
+    """
+    try:
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except RecursionError:
+        raise _refused(field, f"nests deeper than {DEPTH_MAX} levels") from None
+    except ValueError as error:
+        raise _refused(field, f"is not JSON ({error})") from None
+    reason = _unfit(value)
+    if reason:
+        raise _refused(field, reason)
+    return value
+
+
+def _refused(field: str, reason: str) -> BadInput:
+    return BadInput(field, reason, "send one plain JSON document in UTF-8")
+
+
+def _unfit(root: Json) -> str | None:
+    """Why a decoded document cannot be kept, or None. A loop: the input chooses the depth."""
+    pending = [(root, 1)]
+    while pending:
+        value, depth = pending.pop()
+        if isinstance(value, str):
+            if not _storable(value):
+                return "holds a NUL character or half a surrogate pair"
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                return "holds a number that is not finite"
+        elif isinstance(value, dict | list):
+            if depth > DEPTH_MAX:
+                return f"nests deeper than {DEPTH_MAX} levels"
+            if isinstance(value, dict):
+                pending.extend((key, depth + 1) for key in value)
+                value = value.values()
+            pending.extend((item, depth + 1) for item in value)
+    return None
+
+
+def _storable(text: str) -> bool:
+    if "\0" in text:
+        return False
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

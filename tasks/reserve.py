@@ -1,0 +1,142 @@
+"""`saga.reserve`: choose an agent for each task, take capacity and credit, or say why not.
+
+INIT to RESERVED (paper sections 4 and 6; rows M04, M05, M11). A chunk costs two reads of
+PostgreSQL, one read of Redis and one pipeline of scripts; only a pool that moved under a plan
+costs another round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery import shared_task
+
+from ledger import attempts, snapshots
+from ledger.attempts import Waiting
+from ledger.model import AttemptKey, Wait, Work
+from ledger.registry import Registry
+from scheduler.pool import Pool
+from scheduler.judgement import Judgement
+from scheduler.reservations import Taken
+from scheduler.router import CAPACITY_MS, Board, NoSeat, Quote, Seat, plan
+from scheduler.snapshot import decode_snapshot
+from tasks.context import Context, current
+from tasks.messages import EXECUTE, RESERVE, received, send
+from tasks.patience import patient
+
+ROUNDS_MAX = 4  # plans against moved pools before a task waits instead
+
+
+@shared_task(name=RESERVE)
+def reserve(message: Any) -> None:
+    """Reserve a chunk and pass on what got a seat."""
+    _reserve(current(), received(RESERVE, message))
+
+
+@patient
+def _reserve(context: Context, keys: Sequence[AttemptKey]) -> None:
+    todo = attempts.works(context.engine, keys, context.now()) if keys else []
+    seated: list[AttemptKey] = []
+    waiting: list[Waiting] = []
+    for _ in range(ROUNDS_MAX):
+        if not todo:
+            break
+        taken, refused, todo = _round(context, todo)
+        seated += taken
+        waiting += refused
+    waiting += [
+        Waiting(work.key, Wait.CAPACITY, context.now_ms() + CAPACITY_MS) for work in todo
+    ]
+    send(EXECUTE, seated)
+    if waiting:
+        attempts.put_back(context.engine, waiting)
+
+
+def _round(
+    context: Context, works: Sequence[Work]
+) -> tuple[list[AttemptKey], list[Waiting], list[Work]]:
+    """Plan once and take what was planned: (seated, waiting, to be planned again)."""
+    registry, now_ms = context.registry(), context.now_ms()
+    clients = sorted({work.client for work in works})
+    board, released_ub = _board(context, registry, clients, now_ms)
+    decisions = plan(works, board, context.rng)
+    quotes = [item for item in decisions if isinstance(item, Quote)]
+    waiting = [
+        Waiting(item.work.key, item.wait, item.not_before_ms)
+        for item in decisions
+        if isinstance(item, NoSeat)
+    ]
+    if not quotes:
+        return [], waiting, []
+    answers = context.reservations.reserve(
+        quotes,
+        spendable_ub=board.balance_ub,
+        released_seen_ub=released_ub,
+        lease_until_ms={
+            family.id: now_ms + int((family.deadline_s + context.lease_margin_s) * 1000)
+            for family in registry.families.values()
+        },
+        now_ms=now_ms,
+    )
+    # A duplicate was reserved before: passing it on again is harmless, forgetting it is not.
+    seated = [
+        quote.work.key
+        for quote, said in zip(quotes, answers, strict=True)
+        if said in (Taken.OK, Taken.DUPLICATE)
+    ]
+    again = [
+        quote.work
+        for quote, said in zip(quotes, answers, strict=True)
+        if said in (Taken.MOVED, Taken.CREDIT)
+    ]
+    return seated, waiting, again
+
+
+def _board(
+    context: Context, registry: Registry, clients: Sequence[str], now_ms: int
+) -> tuple[Board, dict[str, int]]:
+    """Everything the router looks at. What was released is read before the balances."""
+    credits = context.reservations.credits(clients)
+    pools = _pools(context, registry, now_ms)
+    balance_ub = attempts.spendable_ub(context.engine, clients)
+    hooks = context.hooks
+    board = Board(
+        seats={
+            name: Seat.open(registry.agents[name], pool, judged, registry.routing, now_ms)
+            for name, (pool, judged) in pools.items()
+        },
+        balance_ub=balance_ub,
+        spendable_ub={
+            client: balance_ub[client] - credits[client].reserved_ub for client in clients
+        },
+        families=registry.families,
+        routing=registry.routing,
+        now_ms=now_ms,
+        veto=(
+            (
+                lambda work, agent, cost_ub: any(
+                    hooks.results("before_task", work=work, agent=agent, cost_ub=cost_ub)
+                )
+            )
+            if hooks.has("before_task")
+            else None
+        ),
+    )
+    return board, {client: credit.released_ub for client, credit in credits.items()}
+
+
+def _pools(
+    context: Context, registry: Registry, now_ms: int
+) -> Mapping[str, tuple[Pool, Judgement]]:
+    """Every agent's pool; one that Redis does not have is made from its last snapshot."""
+    names = list(registry.agents)
+    found = context.reservations.board(names)
+    missing = [registry.agents[name] for name in names if name not in found]
+    if missing:
+        known = snapshots.load(context.engine)
+        context.reservations.seed(
+            missing, {name: decode_snapshot(state) for name, state in known.items()}, now_ms
+        )
+        found = context.reservations.board(names)
+    return found

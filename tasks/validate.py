@@ -1,0 +1,133 @@
+"""`saga.validate`: judge the replies of a chunk, and with them the agents.
+
+EXECUTING to SUCCEEDED or FAILED (paper sections 5 and 6.2; rows M12, M13, M14). The verdict is
+stored once; only who stored it lets the plug-ins adjust the agent's risk and quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from celery import shared_task
+
+from ledger import attempts
+from ledger.model import AttemptKey, Outcome, Reply, Verdict
+from ledger.registry import Registry
+from scheduler.hooks import Hooks
+from scheduler.judgement import Adjustment, Judgement, adjust
+from scheduler.saga import Penalty, Saga
+from tasks.context import Context, current
+from tasks.messages import ABORT, COMMIT, VALIDATE, received, send
+from tasks.patience import patient
+from tasks.verdict import judge
+
+JUDGE_ROUNDS_MAX = 5  # tries against another worker that judges the same agent
+REST_DEFAULT_S = 1.0  # after a 429 that does not say how long
+
+log = structlog.get_logger()
+
+
+@shared_task(name=VALIDATE)
+def validate(message: Any) -> None:
+    """Judge a chunk; pass what holds to commit, the rest to abort."""
+    _validate(current(), received(VALIDATE, message))
+
+
+@patient
+def _validate(context: Context, keys: Sequence[AttemptKey]) -> None:
+    found = context.reservations.read(keys) if keys else []
+    sagas = {
+        saga.work.key: (saga, saga.reply)
+        for saga in found
+        if saga is not None and saga.reply is not None and saga.verdict is None
+    }
+    verdicts = _verdicts(context, sagas)
+    decided = context.reservations.judge(verdicts) if verdicts else []
+    fresh = [
+        (sagas[key][0], sagas[key][1], verdict)
+        for (key, verdict), mine in zip(verdicts.items(), decided, strict=True)
+        if mine
+    ]
+    if fresh:
+        _judge_agents(context, fresh)
+        _rest(context, fresh)
+    send(COMMIT, [saga.work.key for saga, _, verdict in fresh if verdict.passed])
+    send(ABORT, [saga.work.key for saga, _, verdict in fresh if not verdict.passed])
+
+
+def _verdicts(
+    context: Context, sagas: Mapping[AttemptKey, tuple[Saga, Reply]]
+) -> dict[AttemptKey, Verdict]:
+    """The verdict on each reply; payloads are read only where someone answered."""
+    families = context.registry().families
+    answered = [key.task for key, (_, reply) in sagas.items() if reply.outcome is Outcome.OK]
+    payloads = attempts.payloads(context.engine, answered) if answered else {}
+    return {
+        key: judge(families[saga.work.family], payloads.get(key.task), reply)
+        for key, (saga, reply) in sagas.items()
+    }
+
+
+Judged = tuple[Saga, Reply, Verdict]
+
+
+def _judge_agents(context: Context, fresh: Sequence[Judged]) -> None:
+    """Fold what the plug-ins say into each agent's judgement, by compare-and-set per agent."""
+    registry, hooks = context.registry(), context.hooks
+    changes = [(saga, _adjustments(registry, hooks, saga, *rest)) for saga, *rest in fresh]
+    todo = {saga.agent for saga, asked in changes if asked}
+    penalties: dict[AttemptKey, Penalty] = {}
+    for _ in range(JUDGE_ROUNDS_MAX):
+        if not todo:
+            break
+        before = {
+            agent: judged for agent, (_, judged) in context.reservations.board(list(todo)).items()
+        }
+        after = dict(before)
+        for saga, asked in changes:
+            if saga.agent in todo & after.keys() and asked:
+                was = after[saga.agent]
+                after[saga.agent] = adjust(was, asked, registry.routing, context.now_ms())
+                penalties[saga.work.key] = _penalty(was, after[saga.agent])
+        todo = set(
+            context.reservations.store_judgements(
+                {agent: (before[agent], after[agent]) for agent in before}
+            )
+        )
+    failed = {saga.work.key for saga, _, verdict in fresh if not verdict.passed}
+    context.reservations.note_penalty({key: penalties[key] for key in failed & penalties.keys()})
+
+
+def _adjustments(
+    registry: Registry, hooks: Hooks, saga: Saga, reply: Reply, verdict: Verdict
+) -> list[Adjustment]:
+    """What all plug-ins ask for, in the order of the task's life."""
+    agent = registry.agents.get(saga.agent)
+    if agent is None:
+        return []
+    asked = hooks.adjustments("after_task", work=saga.work, agent=agent, reply=reply)
+    if reply.outcome is Outcome.TIMEOUT:
+        asked += hooks.adjustments("on_timeout", work=saga.work, agent=agent)
+    return asked + hooks.adjustments(
+        "on_validate", work=saga.work, agent=agent, reply=reply, verdict=verdict
+    )
+
+
+def _penalty(was: Judgement, now: Judgement) -> Penalty:
+    return Penalty(f_before=was.f, f_after=now.f, s_before=was.s, s_after=now.s)
+
+
+def _rest(context: Context, fresh: Sequence[Judged]) -> None:
+    """An agent that said 429 is left alone for as long as it asked."""
+    now_ms = context.now_ms()
+    until_ms: dict[str, int] = {}
+    for saga, reply, _ in fresh:
+        if reply.outcome is Outcome.RATE_LIMITED:
+            wait_s = REST_DEFAULT_S if reply.retry_after_s is None else reply.retry_after_s
+            until_ms[saga.agent] = max(
+                until_ms.get(saga.agent, 0), now_ms + int(wait_s * 1000)
+            )
+    if until_ms:
+        context.reservations.rest(until_ms)

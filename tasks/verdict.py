@@ -1,0 +1,212 @@
+"""The verdict on a reply: did the agent do what the task's family asks for? (rows M04, M14)"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from referencing import Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
+
+from ledger.errors import BadInput
+from ledger.model import Family, Json, Outcome, Reply, Verdict
+from tasks.text import printable
+
+GROUP = "clearlane.validators"
+SEVERE = frozenset({Outcome.TIMEOUT, Outcome.GARBAGE})
+
+Spec = Mapping[str, Json]
+"""A family's validator: its `type` and what that type needs."""
+
+Check = Callable[[Json, Json], str | None]
+"""(payload, output) -> None if the output is right, else why it is not."""
+
+
+def judge(family: Family, payload: Json, reply: Reply) -> Verdict:
+    """Judge what came back for one task. Never raises, whatever the agent or a validator does.
+
+    Wrong content is severe: it was answered as if it were right. A validator that breaks fails
+    the task without blaming the agent severely.
+    """
+    if reply.outcome is not Outcome.OK:
+        reason = f"{reply.outcome}: {reply.detail}" if reply.detail else str(reply.outcome)
+        return Verdict(passed=False, reason=printable(reason), severe=reply.outcome in SEVERE)
+    name = _name(family.validator)
+    try:
+        fault = CHECKS[family.validator["type"]](family.validator, payload, reply.output)
+        if fault is not None and not isinstance(fault, str):
+            raise TypeError(f"returned {type(fault).__name__} instead of None or a text")
+    except Exception as error:  # validators are other people's code
+        why = f"validator {name} broke: {type(error).__name__}: {error}"
+        return Verdict(passed=False, reason=printable(why))
+    if fault is None:
+        return Verdict(passed=True, reason=f"passed {name}")
+    return Verdict(passed=False, reason=printable(f"{name}: {fault}"), severe=True)
+
+
+def _name(spec: Spec) -> str:
+    return printable(str(spec.get("entry") or spec.get("type")), 60)
+
+
+def _accept(_spec: Spec, _payload: Json, _output: Json) -> str | None:
+    return None
+
+
+def _by_schema(spec: Spec, _payload: Json, output: Json) -> str | None:
+    # The first error is enough: an agent's list of a million wrong items has a million.
+    error = next(_compiled(json.dumps(spec["schema"], sort_keys=True)).iter_errors(output), None)
+    return None if error is None else f"{error.json_path} {printable(error.message)}"
+
+
+def _exactly(spec: Spec, _payload: Json, output: Json) -> str | None:
+    return None if same(spec["value"], output) else "is not the expected value"
+
+
+def _nearly(spec: Spec, _payload: Json, output: Json) -> str | None:
+    if not _is_number(output):
+        return "is not a number"
+    # Decimal of the written digits: 0.4 is within 0.1 of 0.3, as people mean it.
+    wanted, got, tolerance = (
+        Decimal(str(number)) for number in (spec["value"], output, spec["tolerance"])
+    )
+    return None if abs(got - wanted) <= tolerance else f"{got} is not {wanted} ± {tolerance}"
+
+
+def _by_python(spec: Spec, payload: Json, output: Json) -> str | None:
+    return _installed(spec["entry"])(payload, output)
+
+
+CHECKS: Mapping[str, Callable[[Spec, Json, Json], str | None]] = {
+    "none": _accept,
+    "json_schema": _by_schema,
+    "exact": _exactly,
+    "numeric": _nearly,
+    "python": _by_python,
+}
+NEEDS: Mapping[str, frozenset[str]] = {
+    "none": frozenset(),
+    "json_schema": frozenset({"schema"}),
+    "exact": frozenset({"value"}),
+    "numeric": frozenset({"value", "tolerance"}),
+    "python": frozenset({"entry"}),
+}
+
+
+def same(one: Json, other: Json) -> bool:
+    """Equality of JSON values: 1 is 1.0, but true is not 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def _is_number(value: Json) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@lru_cache(maxsize=256)
+def _compiled(schema_text: str) -> Validator:
+    """By content, so that every reading of the same family shares one compiled schema."""
+    schema = json.loads(schema_text)
+    # A registry without retrieval: a $ref to elsewhere breaks instead of going to the network.
+    return validator_for(schema, default=Draft202012Validator)(schema, registry=EMPTY_REGISTRY)
+
+
+@lru_cache(maxsize=256)
+def _installed(name: str) -> Check:
+    """An installed Python validator. Kept, because reading the metadata takes milliseconds."""
+    (entry,) = entry_points(group=GROUP, name=name)
+    check: Check = entry.load()
+    return check
+
+
+def check_validator(spec: Spec) -> None:
+    """Refuse a family's validator that could never judge. Raises BadInput."""
+    kind: Json = spec.get("type")
+    if not isinstance(kind, str) or kind not in CHECKS:
+        raise BadInput(
+            "validator.type", f"{kind!r} is unknown", f"use one of {', '.join(sorted(CHECKS))}"
+        )
+    given = spec.keys() - {"type"}
+    for key in sorted(NEEDS[kind] - given):
+        raise BadInput(f"validator.{key}", "is missing", f"type {kind} needs it")
+    for key in sorted(given - NEEDS[kind]):
+        raise BadInput(f"validator.{key}", f"is unknown to type {kind}", "remove it")
+    if kind == "json_schema":
+        _check_schema(spec["schema"])
+    elif kind == "numeric":
+        _check_numbers(spec)
+    elif kind == "python":
+        _check_entry(spec["entry"])
+
+
+def _check_schema(schema: Json) -> None:
+    field = "validator.schema"
+    if not isinstance(schema, dict | bool):
+        raise BadInput(field, "is neither an object nor a boolean", "give a JSON Schema")
+    try:
+        checker: Any = validator_for(schema, default=Draft202012Validator)
+        checker.check_schema(schema)
+    except SchemaError as error:
+        reason = printable(f"{error.json_path} {error.message}")
+        raise BadInput(field, reason, "correct the schema") from None
+    root = Resource.from_contents(schema, default_specification=DRAFT202012)
+    try:
+        _check_references(root, EMPTY_REGISTRY.resolver_with_root(root))
+    except Unresolvable as error:
+        raise BadInput(
+            field,
+            f"$ref {printable(str(error.ref))} leads out of the schema",
+            "copy what it refers to into $defs: nothing is fetched",
+        ) from None
+
+
+def _check_references(schema: Resource[Any], resolver: Any) -> None:
+    """Look up every reference now. Raises Unresolvable instead of failing a task later."""
+    if isinstance(schema.contents, dict):
+        for keyword in ("$ref", "$dynamicRef"):
+            if keyword in schema.contents:
+                resolver.lookup(schema.contents[keyword])
+    for part in schema.subresources():
+        _check_references(part, resolver.in_subresource(part))
+
+
+def _check_numbers(spec: Spec) -> None:
+    for key in ("value", "tolerance"):
+        if not _is_number(spec[key]):
+            raise BadInput(f"validator.{key}", "is not a finite number", "give a number")
+    if spec["tolerance"] < 0:
+        raise BadInput("validator.tolerance", "is negative", "give zero or more")
+
+
+def _check_entry(name: Json) -> None:
+    field = "validator.entry"
+    known = sorted(entry_points(group=GROUP).names)
+    if name not in known:
+        raise BadInput(
+            field,
+            f"{name!r} is not installed",
+            f"install the package that has this entry point in {GROUP} (now: {', '.join(known)})",
+        )
+    try:
+        usable = callable(_installed(name))
+    except Exception as error:  # importing other people's code can fail in any way
+        reason = printable(f"{name} does not load: {type(error).__name__}: {error}")
+        raise BadInput(field, reason, "repair that package") from error
+    if not usable:
+        raise BadInput(field, f"{name} is not callable", "repair that package")

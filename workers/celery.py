@@ -1,0 +1,85 @@
+"""The Celery application: `celery -A workers worker -Q reserve`, `celery -A workers beat`.
+
+Four queues carry the saga, `control` carries the cron jobs. Messages are JSON, hold attempt keys
+alone, and are hints: no result is stored, a redelivered or lost one changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from kombu import Queue, compression
+
+import beat_schedule
+from tasks.context import bind
+from tasks.execute import finish_calls
+from workers.bootstrap import build_context
+from workers.logs import configure_logs
+from workers.settings import load_settings
+
+QUEUES = ("reserve", "execute", "validate", "commit", "control")
+REDELIVER_S = 60  # a message whose worker died comes again; the sweeper is usually earlier
+
+settings = load_settings()
+app = Celery("clearlane", broker=settings.celery_broker_url, include=[
+    "tasks.reserve",
+    "tasks.execute",
+    "tasks.validate",
+    "tasks.commit",
+    "tasks.abort",
+    "tasks.sweep",
+])  # fmt: skip
+app.conf.update(
+    task_queues=[Queue(name) for name in QUEUES],
+    task_default_queue="control",
+    task_routes={
+        "saga.reserve": {"queue": "reserve"},
+        "saga.execute": {"queue": "execute"},
+        "saga.validate": {"queue": "validate"},
+        "saga.commit": {"queue": "commit"},
+        "saga.abort": {"queue": "commit"},
+        "cron.*": {"queue": "control"},
+    },
+    task_serializer="json",
+    accept_content=["json"],
+    task_ignore_result=True,
+    task_store_errors_even_if_ignored=False,
+    task_acks_late=True,
+    task_reject_on_worker_lost=False,  # it would loop for ever; the sweeper counts attempts
+    worker_prefetch_multiplier=4,
+    worker_send_task_events=True,  # Flower shows every step; one event per chunk, not per task
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={
+        "visibility_timeout": REDELIVER_S,
+        "unacked_restore_limit": 100,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    },
+    worker_soft_shutdown_timeout=0.0,
+    beat_schedule=beat_schedule.beat_schedule,
+    beat_max_loop_interval=5,
+    redbeat_lock_timeout=30,
+    redbeat_redis_url=settings.celery_broker_url,
+)
+
+# A compressed message could blow a worker up before anything has checked it, and we send none.
+compression._decoders.clear()
+
+
+@signals.setup_logging.connect
+def _logs(**_: Any) -> None:
+    configure_logs(settings)
+
+
+@signals.worker_init.connect
+def _start(**_: Any) -> None:
+    bind(build_context(settings))
+
+
+@signals.worker_shutdown.connect
+def _stop(**_: Any) -> None:
+    structlog.get_logger().info("waiting for calls in flight")
+    finish_calls()

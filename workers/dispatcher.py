@@ -1,0 +1,143 @@
+"""The dispatcher: claims ready tasks from the waiting room and puts them on the conveyor.
+
+`python -m workers.dispatcher`. It wakes when PostgreSQL says that a task became ready or that
+capacity came free, and looks by itself at a bounded interval; it never has more in flight than
+the fleet can hold. Several may run. Row M04.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from types import FrameType
+
+import structlog
+
+from ledger import attempts
+from ledger.attempts import Claim
+from ledger.db import ENDED, READY
+from ledger.errors import BadInput, ClearlaneError
+from ledger.listen import Listener
+from ledger.model import Agent
+from ledger.registry import Registry
+from scheduler.pool import MT, Pool
+from tasks.context import Context, bind
+from tasks.messages import RESERVE, send
+from workers.bootstrap import build_context
+from workers.celery import app, settings
+from workers.logs import configure_logs
+
+LOOK_S = 1.0  # the longest it goes without looking, whatever it was told
+HOLD_AGE_S = 0.25  # how old its idea of the fleet may be
+CLAIM_MAX = 256  # tasks in one claim
+OUTAGE_S = 1.0  # pause while a server is away
+
+log = structlog.get_logger()
+
+
+def seats(agent: Agent, pool: Pool | None, size_min: int, now_ms: int) -> int:
+    """How many tasks the agent can hold at a time. Pure.
+
+    Limited by its slots and by its capacity: a pool is never drained to zero. An agent that
+    rests holds only what it already has.
+    """
+    if agent.suspended:
+        return 0
+    if pool is not None and pool.next_available_ms > now_ms:
+        return pool.in_flight
+    return min(agent.slots, (agent.y_max * MT - 1) // (size_min * MT))
+
+
+class Dispatcher:
+    """One loop. `stop` may be called from a signal handler."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._hold = 0
+        self._hold_at = 0.0
+        self._stopping = False
+
+    def stop(self, *_: int | FrameType | None) -> None:
+        """Finish the claim at hand and return from `run`."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Dispatch until stopped, through every outage."""
+        url = self._context.engine.url.render_as_string(hide_password=False)
+        while not self._stopping:
+            try:
+                with Listener(url, READY, ENDED) as listener:
+                    self._serve(listener)
+            except (ClearlaneError, app.connection().connection_errors) as error:
+                if isinstance(error, ClearlaneError) and not error.retryable:
+                    raise
+                log.warning("waiting for a server", reason=str(error))
+                time.sleep(OUTAGE_S)
+
+    def _serve(self, listener: Listener) -> None:
+        while not self._stopping:
+            now = self._context.now()
+            claims = attempts.claim(
+                self._context.engine,
+                limit=CLAIM_MAX,
+                hold=self._fleet_holds(),
+                margin_s=2 * self._context.lease_margin_s,
+                now=now,
+            )
+            dispatch(claims)
+            if not claims:
+                listener.wait(self._pause_s(now))
+
+    def _pause_s(self, now: datetime) -> float:
+        """Until the next waiting task is worth a try, within bounds."""
+        at = attempts.next_ready(self._context.engine, now)
+        if at is None:
+            return LOOK_S
+        return min(LOOK_S, max(0.005, (at - now).total_seconds()))
+
+    def _fleet_holds(self) -> int:
+        if time.monotonic() - self._hold_at > HOLD_AGE_S:
+            registry = self._context.registry()
+            self._hold = self._count(registry)
+            self._hold_at = time.monotonic()
+        return self._hold
+
+    def _count(self, registry: Registry) -> int:
+        board = self._context.reservations.board(list(registry.agents))
+        size_min = min((family.size for family in registry.families.values()), default=1)
+        now_ms = self._context.now_ms()
+        return sum(
+            seats(agent, board[name][0] if name in board else None, size_min, now_ms)
+            for name, agent in registry.agents.items()
+        )
+
+
+def dispatch(claims: Sequence[Claim]) -> None:
+    """Send claimed tasks to reserve: together, but those that lost a worker each alone."""
+    send(RESERVE, [item.key for item in claims if not item.alone])
+    for item in claims:
+        if item.alone:
+            send(RESERVE, [item.key])
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT."""
+    configure_logs(settings)
+    try:
+        context = build_context(settings)
+    except BadInput as error:
+        log.error("cannot start", reason=str(error))
+        return 2
+    bind(context)
+    dispatcher = Dispatcher(context)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, dispatcher.stop)
+    log.info("dispatcher ready")
+    dispatcher.run()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
