@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
@@ -34,9 +34,7 @@ class Waiting(NamedTuple):
     ready_ms: int
 
 
-def claim(
-    engine: Engine, *, limit: int, hold: int, margin_s: float, now: datetime
-) -> list[Claim]:
+def claim(engine: Engine, *, limit: int, hold: int, margin_s: float, now: datetime) -> list[Claim]:
     """Take up to `limit` ready tasks while fewer than `hold` are in flight.
 
     The claim ends after the family's deadline plus `margin_s`; whoever has not settled or failed
@@ -153,3 +151,16 @@ def expire(engine: Engine, *, limit: int, now: datetime) -> int:
         if rows:
             notify(connection, ENDED, json.dumps([str(row.id) for row in rows]))
     return len(rows)
+
+
+def ended_since(engine: Engine, since: datetime, *, limit: int) -> list[dict[str, Any]]:
+    """Attempts that ended after `since`, oldest first, as rows of `attempts_since.sql`."""
+    with single(engine) as connection:
+        rows = connection.execute(sql("attempts_since"), {"since": since, "limit": limit})
+        return [dict(row) for row in rows.mappings()]
+
+
+def agent_results(engine: Engine) -> list[dict[str, Any]]:
+    """Tries, passes, failures and earnings per agent, as rows of `agent_results.sql`."""
+    with single(engine) as connection:
+        return [dict(row) for row in connection.execute(sql("agent_results")).mappings()]

@@ -26,6 +26,9 @@ SETTLE_LOCK: Final = 0x436C_0002
 READY: Final = "clearlane_ready"  # a task became ready, or capacity came free
 ENDED: Final = "clearlane_ended"  # tasks ended; the payload is their ids as a JSON list
 
+Ledger = Engine
+"""What the rooms above hold and hand back, without knowing what it is."""
+
 
 def connect(url: str, *, pool_size: int = 4) -> Engine:
     """An engine for `postgresql+psycopg://`; it connects on first use, as the app's role."""

@@ -38,7 +38,9 @@ def parse_b(field: str, text: str) -> int:
     try:
         amount = Decimal(text) * UB
     except InvalidOperation:
-        raise BadInput(field, f"{text!r} is not a number", 'write an amount of B, as "12.5"') from None
+        raise BadInput(
+            field, f"{text!r} is not a number", 'write an amount of B, as "12.5"'
+        ) from None
     if not amount.is_finite() or amount != amount.to_integral_value():
         raise BadInput(field, f"{text!r} is finer than a micro-credit", "use six decimals at most")
     if not 0 <= amount <= AMOUNT_MAX_UB:

@@ -26,21 +26,21 @@ class Specs:
     """The five points of the paper's section 5.1. Each plug-in implements what it needs."""
 
     @hookspec
-    def before_task(self, work: Work, agent: Agent, cost_ub: int) -> bool | None:  # type: ignore[empty-body]
+    def before_task(self, work: Work, agent: Agent, cost_ub: int) -> bool | None:
         """Before a pairing is quoted. Return True to forbid it for this task."""
 
     @hookspec
-    def after_task(self, work: Work, agent: Agent, reply: Reply) -> Sequence[Adjustment] | None:  # type: ignore[empty-body]
+    def after_task(self, work: Work, agent: Agent, reply: Reply) -> Sequence[Adjustment] | None:
         """After the agent answered, before anyone judged the content (latency, format)."""
 
     @hookspec
-    def on_timeout(self, work: Work, agent: Agent) -> Sequence[Adjustment] | None:  # type: ignore[empty-body]
+    def on_timeout(self, work: Work, agent: Agent) -> Sequence[Adjustment] | None:
         """The deadline passed without a complete answer."""
 
     @hookspec
     def on_validate(
         self, work: Work, agent: Agent, reply: Reply, verdict: Verdict
-    ) -> Sequence[Adjustment] | None:  # type: ignore[empty-body]
+    ) -> Sequence[Adjustment] | None:
         """The verdict is known; settlement or abort follows."""
 
     @hookspec

@@ -23,7 +23,7 @@ class Qos:
         self._routing = routing
 
     @hookimpl
-    def on_timeout(self, work: Work, agent: Agent) -> Sequence[Adjustment]:
+    def on_timeout(self) -> Sequence[Adjustment]:
         """No answer in time is severe."""
         return [RiskJump(delta=self._routing.delta_f)]
 

@@ -7,6 +7,7 @@ what is reserved, `leases` every attempt in flight by the instant its lease ends
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +33,7 @@ from scheduler.saga import (
     parse_member,
 )
 
+VERBS = ("seed", "reserve", "advance", "release", "judge", "rest")
 LEASES = "leases"
 POOL_FIELDS = ("y_mt", "refilled_at_ms", "in_flight", "next_available_ms", "last_action_ms")
 JUDGEMENT_FIELDS = ("f", "s", "judged_at_ms", "samples", "version")
@@ -54,6 +56,25 @@ class Credit:
     released_ub: int
 
 
+Standing = tuple[Pool, Judgement]
+Call = tuple[Sequence[str], Sequence[Any]]  # keys, arguments
+Step = tuple[AttemptKey, SagaState, str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Script:
+    """One verb: its text and the name the server knows it by."""
+
+    text: str
+    sha: str
+
+    @classmethod
+    def read(cls, verb: str) -> Script:
+        """The script of `scheduler/lua/<verb>.lua`."""
+        text = resources.files("scheduler.lua").joinpath(f"{verb}.lua").read_text()
+        return cls(text=text, sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
 def connect(url: str) -> redis.Redis:
     """A client for `redis://` or `rediss://`; it connects on first use."""
     return redis.Redis.from_url(
@@ -66,54 +87,43 @@ class Reservations:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._scripts = {
-            verb: client.register_script(_lua(verb))
-            for verb in ("seed", "reserve", "advance", "release", "judge", "rest")
-        }
+        self._scripts = {verb: Script.read(verb) for verb in VERBS}
 
-    def board(self, agents: Sequence[str]) -> dict[str, tuple[Pool, Judgement]]:
-        """Capacity and judgement of each agent; those without a pool yet are left out."""
+    def look(
+        self, agents: Sequence[str], clients: Sequence[str] = ()
+    ) -> tuple[dict[str, Standing], dict[str, Credit]]:
+        """Capacity and judgement of each agent, and each client's credit delta, at one instant.
+
+        Agents without a pool yet are left out. Read it before the balances that the credit will
+        be compared with: a settlement that falls in between then counts twice for a moment
+        instead of not at all.
+        """
         with self._pipeline() as pipe:
             for agent in agents:
                 pipe.hmget(f"pool:{agent}", *POOL_FIELDS, *JUDGEMENT_FIELDS)
-            rows = _execute(pipe)
-        return {
-            agent: _pool(row)
-            for agent, row in zip(agents, rows, strict=True)
-            if row[0] is not None and row[len(POOL_FIELDS)] is not None
-        }
-
-    def seed(
-        self, agents: Iterable[Agent], known: Mapping[str, tuple[Pool, Judgement]], now_ms: int
-    ) -> None:
-        """Create missing pools, full, with the judgement last known of each agent."""
-        fresh = (Pool(y_mt=0, refilled_at_ms=now_ms), Judgement(judged_at_ms=now_ms))
-        with self._pipeline() as pipe:
-            for agent in agents:
-                pool, judged = known.get(agent.id, fresh)
-                self._scripts["seed"](
-                    keys=[f"pool:{agent.id}"],
-                    args=[
-                        agent.y_max * MT, now_ms, repr(judged.f), repr(judged.s),
-                        judged.judged_at_ms, judged.samples, pool.next_available_ms,
-                    ],
-                    client=pipe,
-                )  # fmt: skip
-            _execute(pipe)
-
-    def credits(self, clients: Sequence[str]) -> dict[str, Credit]:
-        """What is held and what was settled per client.
-
-        Read it before the balances it will be compared with: a settlement that falls in between
-        then counts twice for a moment instead of not at all.
-        """
-        with self._pipeline() as pipe:
             for client in clients:
                 pipe.hmget(f"credit:{client}", "reserved_ub", "released_ub")
-            return {
+            rows = _execute(pipe)
+        return (
+            _standings(agents, rows),
+            {
                 client: Credit(reserved_ub=int(row[0] or 0), released_ub=int(row[1] or 0))
-                for client, row in zip(clients, _execute(pipe), strict=True)
-            }
+                for client, row in zip(clients, rows[len(agents) :], strict=True)
+            },
+        )
+
+    def seed(self, agents: Iterable[Agent], known: Mapping[str, Standing], now_ms: int) -> None:
+        """Create missing pools, full, with the judgement last known of each agent."""
+        fresh = (Pool(y_mt=0, refilled_at_ms=now_ms), Judgement(judged_at_ms=now_ms))
+        calls: list[Call] = []
+        for agent in agents:
+            pool, judged = known.get(agent.id, fresh)
+            args = [
+                agent.y_max * MT, now_ms, repr(judged.f), repr(judged.s),
+                judged.judged_at_ms, judged.samples, pool.next_available_ms,
+            ]  # fmt: skip
+            calls.append(([f"pool:{agent.id}"], args))
+        self._run("seed", calls)
 
     def reserve(
         self,
@@ -125,22 +135,18 @@ class Reservations:
         now_ms: int,
     ) -> list[Taken]:
         """Take what was planned, each quote all or nothing. `lease_until_ms` is by family."""
-        with self._pipeline() as pipe:
-            for quote in quotes:
-                agent, work = quote.agent, quote.work
-                self._scripts["reserve"](
-                    keys=_keys(agent.id, work.key, work.client),
-                    args=[
-                        member(work.key), now_ms, lease_until_ms[work.family], quote.size_mt,
-                        quote.y_seen_mt, quote.refill_mt, quote.refilled_seen_ms,
-                        agent.y_max * MT, agent.slots, int(agent.cooldown_s * 1000),
-                        quote.cost_ub, spendable_ub[work.client],
-                        released_seen_ub[work.client],
-                        *encode_quote(quote, gives_back(agent)),
-                    ],
-                    client=pipe,
-                )  # fmt: skip
-            return [Taken(answer) for answer in _execute(pipe)]
+        calls: list[Call] = []
+        for quote in quotes:
+            agent, work = quote.agent, quote.work
+            args = [
+                member(work.key), now_ms, lease_until_ms[work.family], quote.size_mt,
+                quote.y_seen_mt, quote.refill_mt, quote.refilled_seen_ms,
+                agent.y_max * MT, agent.slots, int(agent.cooldown_s * 1000),
+                quote.cost_ub, spendable_ub[work.client], released_seen_ub[work.client],
+                *encode_quote(quote, gives_back(agent)),
+            ]  # fmt: skip
+            calls.append((_keys(agent.id, work.key, work.client), args))
+        return [Taken(answer) for answer in self._run("reserve", calls)]
 
     def read(self, keys: Sequence[AttemptKey]) -> list[Saga | None]:
         """Each attempt as it stands, None where it is not in flight."""
@@ -151,14 +157,15 @@ class Reservations:
                 decode_saga(key, fields) for key, fields in zip(keys, _execute(pipe), strict=True)
             ]
 
-    def begin_and_read(self, keys: Sequence[AttemptKey], now_ms: int) -> list[Saga]:
+    def begin(self, keys: Sequence[AttemptKey], now_ms: int) -> list[Saga]:
         """RESERVED to EXECUTING. Returns those that this caller, and no other, may call."""
         with self._pipeline() as pipe:
+            self._load(pipe, "advance")
             for key in keys:
                 step = (key, SagaState.EXECUTING, "began_ms", str(now_ms))
-                self._queue_advance(pipe, SagaState.RESERVED, step)
+                self._queue(pipe, "advance", *_advance(SagaState.RESERVED, step))
                 pipe.hgetall(f"saga:{member(key)}")
-            answers = _execute(pipe)
+            _, *answers = _execute(pipe)
         sagas = [
             decode_saga(key, fields)
             for key, mine, fields in zip(keys, answers[::2], answers[1::2], strict=True)
@@ -174,29 +181,31 @@ class Reservations:
         ]
         return self._advance(SagaState.EXECUTING, steps)
 
-    def judge(self, verdicts: Mapping[AttemptKey, Verdict]) -> list[bool]:
-        """EXECUTING to SUCCEEDED or FAILED. True for those that this call decided."""
-        steps = [
-            (
-                key,
-                SagaState.SUCCEEDED if verdict.passed else SagaState.FAILED,
-                "verdict",
-                encode_verdict(verdict),
-            )
-            for key, verdict in verdicts.items()
-        ]
-        return self._advance(SagaState.EXECUTING, steps)
+    def judge(
+        self, verdicts: Mapping[AttemptKey, Verdict], agents: Sequence[str]
+    ) -> tuple[list[bool], dict[str, Standing]]:
+        """EXECUTING to SUCCEEDED or FAILED: which of them this call decided, and the standing of
+        `agents` right after."""
+        with self._pipeline() as pipe:
+            self._load(pipe, "advance")
+            for key, verdict in verdicts.items():
+                to = SagaState.SUCCEEDED if verdict.passed else SagaState.FAILED
+                step = (key, to, "verdict", encode_verdict(verdict))
+                self._queue(pipe, "advance", *_advance(SagaState.EXECUTING, step))
+            for agent in agents:
+                pipe.hmget(f"pool:{agent}", *POOL_FIELDS, *JUDGEMENT_FIELDS)
+            _, *answers = _execute(pipe)
+        decided = [bool(done) for done in answers[: len(verdicts)]]
+        return decided, _standings(agents, answers[len(verdicts) :])
 
     def give_up(self, sagas: Sequence[Saga], verdict: Verdict) -> list[bool]:
         """RESERVED or EXECUTING without a reply to FAILED: whoever held it is gone."""
-        with self._pipeline() as pipe:
-            for saga in sagas:
-                self._queue_advance(
-                    pipe,
-                    saga.state,
-                    (saga.work.key, SagaState.FAILED, "verdict", encode_verdict(verdict)),
-                )
-            return [bool(done) for done in _execute(pipe)]
+        text = encode_verdict(verdict)
+        calls = [
+            _advance(saga.state, (saga.work.key, SagaState.FAILED, "verdict", text))
+            for saga in sagas
+        ]
+        return [bool(done) for done in self._run("advance", calls)]
 
     def note_penalty(self, penalties: Mapping[AttemptKey, Penalty]) -> None:
         """Keep with a FAILED attempt what the failure did to its agent's judgement."""
@@ -206,48 +215,42 @@ class Reservations:
         ]
         self._advance(SagaState.FAILED, steps)
 
-    def release(
-        self, sagas: Sequence[Saga], agents: Mapping[str, Agent], *, settled: bool
-    ) -> None:
+    def release(self, sagas: Sequence[Saga], agents: Mapping[str, Agent], *, settled: bool) -> None:
         """End attempts: capacity returns to the pool, the credit delta is gone (M05)."""
-        with self._pipeline() as pipe:
-            for saga in sagas:
-                agent = agents.get(saga.agent)
-                y_max_mt = agent.y_max * MT if agent else 0
-                self._scripts["release"](
-                    keys=_keys(saga.agent, saga.work.key, saga.work.client),
-                    args=[
-                        member(saga.work.key), saga.size_mt if saga.gives_back else 0, y_max_mt,
-                        -saga.cost_ub, saga.cost_ub if settled else 0,
-                    ],
-                    client=pipe,
-                )  # fmt: skip
-            _execute(pipe)
+        calls: list[Call] = []
+        for saga in sagas:
+            agent = agents.get(saga.agent)
+            args = [
+                member(saga.work.key),
+                saga.size_mt if saga.gives_back else 0,
+                agent.y_max * MT if agent else 0,
+                -saga.cost_ub,
+                saga.cost_ub if settled else 0,
+            ]
+            calls.append((_keys(saga.agent, saga.work.key, saga.work.client), args))
+        self._run("release", calls)
 
     def store_judgements(self, changes: Mapping[str, tuple[Judgement, Judgement]]) -> list[str]:
         """Agents whose judgement was replaced by someone else between read and store.
 
         `changes` maps an agent to (as read, as it should become).
         """
-        with self._pipeline() as pipe:
-            for agent, (before, after) in changes.items():
-                self._scripts["judge"](
-                    keys=[f"pool:{agent}"],
-                    args=[
-                        before.version, after.version, repr(after.f), repr(after.s),
-                        after.judged_at_ms, after.samples,
-                    ],
-                    client=pipe,
-                )  # fmt: skip
-            stored = _execute(pipe)
+        calls = [
+            (
+                [f"pool:{agent}"],
+                [
+                    before.version, after.version, repr(after.f), repr(after.s),
+                    after.judged_at_ms, after.samples,
+                ],
+            )
+            for agent, (before, after) in changes.items()
+        ]  # fmt: skip
+        stored = self._run("judge", calls)
         return [agent for agent, done in zip(changes, stored, strict=True) if not done]
 
     def rest(self, until_ms: Mapping[str, int]) -> None:
         """No reservation on these agents before the given instants."""
-        with self._pipeline() as pipe:
-            for agent, instant in until_ms.items():
-                self._scripts["rest"](keys=[f"pool:{agent}"], args=[instant], client=pipe)
-            _execute(pipe)
+        self._run("rest", [([f"pool:{agent}"], [instant]) for agent, instant in until_ms.items()])
 
     def overdue(self, now_ms: int, limit: int) -> list[AttemptKey]:
         """Attempts whose lease has ended, oldest first."""
@@ -275,21 +278,27 @@ class Reservations:
             pipe.zcard(LEASES)
             return int(_execute(pipe)[0])
 
-    def _advance(
-        self, state: SagaState, steps: Sequence[tuple[AttemptKey, SagaState, str, str]]
-    ) -> list[bool]:
-        with self._pipeline() as pipe:
-            for step in steps:
-                self._queue_advance(pipe, state, step)
-            return [bool(done) for done in _execute(pipe)]
+    def _advance(self, state: SagaState, steps: Sequence[Step]) -> list[bool]:
+        return [
+            bool(done) for done in self._run("advance", [_advance(state, step) for step in steps])
+        ]
 
-    def _queue_advance(
-        self, pipe: Any, state: SagaState, step: tuple[AttemptKey, SagaState, str, str]
-    ) -> None:
-        key, to, field, value = step
-        self._scripts["advance"](
-            keys=[f"saga:{member(key)}"], args=[state, to, field, value], client=pipe
-        )
+    def _run(self, verb: str, calls: Sequence[Call]) -> list[Any]:
+        """One script on many keys, in one round trip; the answers in order."""
+        with self._pipeline() as pipe:
+            self._load(pipe, verb)
+            for keys, args in calls:
+                self._queue(pipe, verb, keys, args)
+            _, *answers = _execute(pipe)
+        return answers
+
+    def _load(self, pipe: Any, verb: str) -> None:
+        # Ahead of its first use in the same pipeline: a server that restarted a moment ago
+        # knows no scripts, and asking it first would cost a round trip.
+        pipe.execute_command("SCRIPT LOAD", self._scripts[verb].text)
+
+    def _queue(self, pipe: Any, verb: str, keys: Sequence[str], args: Sequence[str | int]) -> None:
+        pipe.execute_command("EVALSHA", self._scripts[verb].sha, len(keys), *keys, *args)
 
     def _pipeline(self) -> Any:
         return self._redis.pipeline(transaction=False)
@@ -302,15 +311,25 @@ def _execute(pipe: Any) -> list[Any]:
         raise Unavailable("redis", str(error), "it is retried; see `clearlane status`") from error
 
 
-def _lua(verb: str) -> str:
-    return resources.files("scheduler.lua").joinpath(f"{verb}.lua").read_text()
+def _advance(state: SagaState, step: Step) -> Call:
+    key, to, field, value = step
+    return [f"saga:{member(key)}"], [state, to, field, value]
 
 
 def _keys(agent: str, key: AttemptKey, client: str) -> list[str]:
     return [f"pool:{agent}", f"saga:{member(key)}", f"credit:{client}", LEASES]
 
 
-def _pool(row: Sequence[str | None]) -> tuple[Pool, Judgement]:
+def _standings(agents: Sequence[str], rows: Sequence[Any]) -> dict[str, Standing]:
+    complete = (0, len(POOL_FIELDS))  # a pool that a bug left half-made counts as none
+    return {
+        agent: _standing(row)
+        for agent, row in zip(agents, rows, strict=False)
+        if all(row[index] is not None for index in complete)
+    }
+
+
+def _standing(row: Sequence[str | None]) -> Standing:
     y_mt, refilled, in_flight, available, action, f, s, judged, samples, version = (
         value or "0" for value in row
     )

@@ -6,9 +6,11 @@ reservation script then takes what was planned, or refuses if the pool has moved
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ledger.model import Agent, Family, Routing, Wait, Work
 from scheduler.judgement import Judgement, premium
@@ -120,48 +122,48 @@ def _place(work: Work, board: Board, rng: random.Random) -> Quote | NoSeat:
         seats = [seat for seat in seats if seat.agent.id != work.avoid]
     if not seats:
         return NoSeat(work=work, wait=Wait.NO_AGENT, not_before_ms=board.now_ms + NO_AGENT_MS)
-    size_mt = work.size * MT
-    open_seats, prices, costs = _offers(seats, work, size_mt, board)
-    if not open_seats:
+    offers = _offers(seats, work, board)
+    if not offers:
         return _full(work, seats, board.now_ms)
     spendable = board.spendable_ub[work.client]
-    paid_for = [index for index, cost in enumerate(costs) if cost <= spendable]
-    if not paid_for:
+    affordable = [offer for offer in offers if offer.cost_ub <= spendable]
+    if not affordable:
         return NoSeat(work=work, wait=Wait.CREDIT, not_before_ms=board.now_ms + CREDIT_MS)
-    index = paid_for[choose([prices[i] for i in paid_for], board.routing.epsilon, rng)]
-    return _take(work, open_seats[index], size_mt, costs[index], prices[index], board)
+    prices = [offer.price_ub for offer in affordable]
+    return _take(affordable[choose(prices, board.routing.epsilon, rng)], work, board)
 
 
-def _offers(
-    seats: Sequence[Seat], work: Work, size_mt: int, board: Board
-) -> tuple[list[Seat], list[float], list[int]]:
-    """Every seat that has room now, with its effective price and its cost."""
-    found: list[Seat] = []
-    prices: list[float] = []
-    costs: list[int] = []
+class Offer(NamedTuple):
+    """A seat with room, what it would cost, and the price that decides."""
+
+    seat: Seat
+    cost_ub: int
+    price_ub: float
+
+
+def _offers(seats: Sequence[Seat], work: Work, board: Board) -> list[Offer]:
+    """Every seat that has room for this task now."""
+    size_mt = work.size * MT
+    found: list[Offer] = []
     for seat in seats:
         if seat.free_slots <= 0 or size_mt >= seat.y_mt:
             continue
         if seat.pool.next_available_ms > board.now_ms:
             continue
         cost = cost_ub(seat.agent.k, seat.y_mt, size_mt)
-        if board.veto is not None and board.veto(work, seat.agent, cost):
-            continue
-        found.append(seat)
-        costs.append(cost)
-        prices.append(effective_price(cost, seat.f, seat.s))
-    return found, prices, costs
+        if board.veto is None or not board.veto(work, seat.agent, cost):
+            found.append(Offer(seat, cost, effective_price(cost, seat.f, seat.s)))
+    return found
 
 
-def _take(
-    work: Work, seat: Seat, size_mt: int, cost: int, price: float, board: Board
-) -> Quote:
+def _take(offer: Offer, work: Work, board: Board) -> Quote:
+    seat, size_mt = offer.seat, work.size * MT
     quote = Quote(
         work=work,
         agent=seat.agent,
         size_mt=size_mt,
-        cost_ub=cost,
-        price_ub=price,
+        cost_ub=offer.cost_ub,
+        price_ub=offer.price_ub,
         y_seen_mt=seat.y_mt,
         refill_mt=seat.refill_mt,
         refilled_seen_ms=seat.pool.refilled_at_ms,
@@ -169,7 +171,7 @@ def _take(
     seat.y_mt -= size_mt
     # With a cooldown one start closes the window for everyone else in the chunk too.
     seat.free_slots = 0 if seat.agent.cooldown_s else seat.free_slots - 1
-    board.spendable_ub[work.client] -= cost
+    board.spendable_ub[work.client] -= offer.cost_ub
     return quote
 
 
@@ -180,7 +182,18 @@ CAPACITY_MS = 100  # a running task may end any moment
 
 def _full(work: Work, seats: Sequence[Seat], now_ms: int) -> NoSeat:
     """No room now: because everybody rests until a known time, or because all are busy."""
-    opens_ms = min(seat.pool.next_available_ms for seat in seats)
-    if opens_ms > now_ms:
-        return NoSeat(work=work, wait=Wait.COOLDOWN, not_before_ms=opens_ms)
-    return NoSeat(work=work, wait=Wait.CAPACITY, not_before_ms=now_ms + CAPACITY_MS)
+    opens_ms = min(_opens_ms(seat, work.size * MT, now_ms) for seat in seats)
+    resting = all(seat.pool.next_available_ms > now_ms for seat in seats)
+    return NoSeat(
+        work=work, wait=Wait.COOLDOWN if resting else Wait.CAPACITY, not_before_ms=opens_ms
+    )
+
+
+def _opens_ms(seat: Seat, size_mt: int, now_ms: int) -> int:
+    """When this seat is worth asking again."""
+    if seat.pool.next_available_ms > now_ms:
+        return seat.pool.next_available_ms
+    short_mt = size_mt + 1 - seat.y_mt
+    if short_mt > 0 and seat.agent.refill_per_s:
+        return now_ms + max(CAPACITY_MS, math.ceil(short_mt / seat.agent.refill_per_s))
+    return now_ms + CAPACITY_MS

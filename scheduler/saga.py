@@ -35,6 +35,9 @@ class Penalty:
     s_after: float = 1.0
 
 
+NO_PENALTY = Penalty()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saga:
     """An attempt between its reservation and its release."""
@@ -67,12 +70,21 @@ def encode_quote(quote: Quote, gives_back: bool) -> list[str]:
 
 def encode_reply(reply: Reply) -> str:
     """A reply as one JSON text."""
-    return json.dumps(asdict(reply), separators=(",", ":"))
+    # Spelled out: the generic way would copy the output, which may be large.
+    values = {
+        "outcome": reply.outcome,
+        "latency_s": reply.latency_s,
+        "output": reply.output,
+        "detail": reply.detail,
+        "retry_after_s": reply.retry_after_s,
+    }
+    return json.dumps(values, separators=(",", ":"))
 
 
 def encode_verdict(verdict: Verdict) -> str:
     """A verdict as one JSON text."""
-    return json.dumps(asdict(verdict), separators=(",", ":"))
+    values = {"passed": verdict.passed, "reason": verdict.reason, "severe": verdict.severe}
+    return json.dumps(values, separators=(",", ":"))
 
 
 def encode_penalty(penalty: Penalty) -> str:
@@ -84,7 +96,7 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
     """The saga behind a Redis hash, or None when there is none."""
     if not fields:
         return None
-    reply, verdict = fields.get("reply"), fields.get("verdict")
+    reply, verdict, penalty = (fields.get(name) for name in ("reply", "verdict", "penalty"))
     return Saga(
         work=Work(
             key=key,
@@ -101,7 +113,7 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
         gives_back=fields["gives_back"] == "1",
         reply=_reply(json.loads(reply)) if reply is not None else None,
         verdict=Verdict(**json.loads(verdict)) if verdict is not None else None,
-        penalty=Penalty(**json.loads(fields.get("penalty", "{}"))),
+        penalty=Penalty(**json.loads(penalty)) if penalty is not None else NO_PENALTY,
     )
 
 

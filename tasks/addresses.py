@@ -7,6 +7,7 @@ permits is ever connected to, and the check is made on the very address that is 
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,7 +74,7 @@ def guarded_socket(policy: AddressPolicy, info: tuple[Any, ...]) -> socket.socke
     family, kind, proto, _, target = info
     refusal = policy.refusal(target[0])
     if refusal:
-        raise AddressRefused(refusal)
+        raise AddressRefused(errno.EACCES, refusal)
     return socket.socket(family, kind, proto)
 
 

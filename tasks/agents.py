@@ -101,6 +101,9 @@ class AgentClient:
             reply = _failed(Outcome.GARBAGE, f"the {error.field} {error.reason}")
         except aiohttp.InvalidURL:
             reply = _failed(Outcome.ERROR, "the agent's url cannot be called")
+        except aiohttp.ClientConnectorError as error:
+            why = error.os_error.strerror or error.os_error
+            reply = _failed(Outcome.ERROR, f"cannot connect to {error.host}:{error.port}: {why}")
         except Exception as error:
             # Whatever an agent provokes in the HTTP library is that agent's failure; the other
             # tasks of the chunk must not see it.

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from ledger.db import Engine
-
+from ledger.db import Ledger
 from ledger.errors import InvariantBroken
 from ledger.registry import Registry, load_registry
 from scheduler.hooks import Hooks, load_hooks
@@ -31,7 +30,7 @@ class Context:
     def __init__(
         self,
         *,
-        engine: Engine,
+        engine: Ledger,
         reservations: Reservations,
         lease_margin_s: float,
         clock: Callable[[], float] = time.time,

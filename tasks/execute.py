@@ -37,7 +37,7 @@ def _begin(context: Context, keys: Sequence[AttemptKey]) -> list[Call]:
     registry = context.registry()
     # Payloads first: once an attempt is EXECUTING, only its call or its lease can move it on.
     payloads = attempts.payloads(context.engine, [key.task for key in keys])
-    sagas = context.reservations.begin_and_read(keys, context.now_ms())
+    sagas = context.reservations.begin(keys, context.now_ms())
     return [
         Call(
             key=saga.work.key,

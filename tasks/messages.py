@@ -31,7 +31,14 @@ log = structlog.get_logger()
 def send(step: str, keys: Sequence[AttemptKey]) -> None:
     """Pass attempts on to a step, in messages of at most `CHUNK_MAX`."""
     for chunk in chunks(keys):
-        current_app.send_task(step, args=[[[key.task, key.attempt] for key in chunk]])
+        current_app.send_task(
+            step,
+            args=[[[key.task, key.attempt] for key in chunk]],
+            # What Flower shows. Left to itself Celery renders all arguments, slower than the
+            # step itself takes.
+            argsrepr=f"({len(chunk)} attempts, first {chunk[0].task}:{chunk[0].attempt})",
+            kwargsrepr="{}",
+        )
 
 
 def chunks(keys: Sequence[AttemptKey]) -> Iterator[Sequence[AttemptKey]]:

@@ -7,7 +7,7 @@ costs another round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from celery import shared_task
@@ -16,9 +16,7 @@ from ledger import attempts, snapshots
 from ledger.attempts import Waiting
 from ledger.model import AttemptKey, Wait, Work
 from ledger.registry import Registry
-from scheduler.pool import Pool
-from scheduler.judgement import Judgement
-from scheduler.reservations import Taken
+from scheduler.reservations import Credit, Standing, Taken
 from scheduler.router import CAPACITY_MS, Board, NoSeat, Quote, Seat, plan
 from scheduler.snapshot import decode_snapshot
 from tasks.context import Context, current
@@ -45,9 +43,7 @@ def _reserve(context: Context, keys: Sequence[AttemptKey]) -> None:
         taken, refused, todo = _round(context, todo)
         seated += taken
         waiting += refused
-    waiting += [
-        Waiting(work.key, Wait.CAPACITY, context.now_ms() + CAPACITY_MS) for work in todo
-    ]
+    waiting += [Waiting(work.key, Wait.CAPACITY, context.now_ms() + CAPACITY_MS) for work in todo]
     send(EXECUTE, seated)
     if waiting:
         attempts.put_back(context.engine, waiting)
@@ -97,8 +93,7 @@ def _board(
     context: Context, registry: Registry, clients: Sequence[str], now_ms: int
 ) -> tuple[Board, dict[str, int]]:
     """Everything the router looks at. What was released is read before the balances."""
-    credits = context.reservations.credits(clients)
-    pools = _pools(context, registry, now_ms)
+    pools, credits = _look(context, registry, clients, now_ms)
     balance_ub = attempts.spendable_ub(context.engine, clients)
     hooks = context.hooks
     board = Board(
@@ -126,17 +121,17 @@ def _board(
     return board, {client: credit.released_ub for client, credit in credits.items()}
 
 
-def _pools(
-    context: Context, registry: Registry, now_ms: int
-) -> Mapping[str, tuple[Pool, Judgement]]:
+def _look(
+    context: Context, registry: Registry, clients: Sequence[str], now_ms: int
+) -> tuple[dict[str, Standing], dict[str, Credit]]:
     """Every agent's pool; one that Redis does not have is made from its last snapshot."""
     names = list(registry.agents)
-    found = context.reservations.board(names)
-    missing = [registry.agents[name] for name in names if name not in found]
-    if missing:
-        known = snapshots.load(context.engine)
-        context.reservations.seed(
-            missing, {name: decode_snapshot(state) for name, state in known.items()}, now_ms
-        )
-        found = context.reservations.board(names)
-    return found
+    found = context.reservations.look(names, clients)
+    missing = [registry.agents[name] for name in names if name not in found[0]]
+    if not missing:
+        return found
+    known = snapshots.load(context.engine)
+    context.reservations.seed(
+        missing, {name: decode_snapshot(state) for name, state in known.items()}, now_ms
+    )
+    return context.reservations.look(names, clients)

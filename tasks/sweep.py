@@ -68,6 +68,6 @@ def snapshot() -> None:
 
 @patient
 def _snapshot(context: Context) -> None:
-    board = context.reservations.board(list(context.registry().agents))
+    board, _ = context.reservations.look(list(context.registry().agents))
     states = {agent: encode_snapshot(*standing) for agent, standing in board.items()}
     snapshots.save(context.engine, states, context.now())

@@ -17,6 +17,7 @@ from ledger.model import AttemptKey, Outcome, Reply, Verdict
 from ledger.registry import Registry
 from scheduler.hooks import Hooks
 from scheduler.judgement import Adjustment, Judgement, adjust
+from scheduler.reservations import Standing
 from scheduler.saga import Penalty, Saga
 from tasks.context import Context, current
 from tasks.messages import ABORT, COMMIT, VALIDATE, received, send
@@ -44,15 +45,17 @@ def _validate(context: Context, keys: Sequence[AttemptKey]) -> None:
         if saga is not None and saga.reply is not None and saga.verdict is None
     }
     verdicts = _verdicts(context, sagas)
-    decided = context.reservations.judge(verdicts) if verdicts else []
+    if not verdicts:
+        return
+    agents = sorted({saga.agent for saga, _ in sagas.values()})
+    decided, standings = context.reservations.judge(verdicts, agents)
     fresh = [
-        (sagas[key][0], sagas[key][1], verdict)
+        (*sagas[key], verdict)
         for (key, verdict), mine in zip(verdicts.items(), decided, strict=True)
         if mine
     ]
-    if fresh:
-        _judge_agents(context, fresh)
-        _rest(context, fresh)
+    _judge_agents(context, fresh, standings)
+    _rest(context, fresh)
     send(COMMIT, [saga.work.key for saga, _, verdict in fresh if verdict.passed])
     send(ABORT, [saga.work.key for saga, _, verdict in fresh if not verdict.passed])
 
@@ -73,21 +76,21 @@ def _verdicts(
 Judged = tuple[Saga, Reply, Verdict]
 
 
-def _judge_agents(context: Context, fresh: Sequence[Judged]) -> None:
+def _judge_agents(
+    context: Context, fresh: Sequence[Judged], standings: Mapping[str, Standing]
+) -> None:
     """Fold what the plug-ins say into each agent's judgement, by compare-and-set per agent."""
     registry, hooks = context.registry(), context.hooks
-    changes = [(saga, _adjustments(registry, hooks, saga, *rest)) for saga, *rest in fresh]
+    changes = [(judged[0], _adjustments(registry, hooks, judged)) for judged in fresh]
     todo = {saga.agent for saga, asked in changes if asked}
     penalties: dict[AttemptKey, Penalty] = {}
     for _ in range(JUDGE_ROUNDS_MAX):
         if not todo:
             break
-        before = {
-            agent: judged for agent, (_, judged) in context.reservations.board(list(todo)).items()
-        }
+        before = {agent: standings[agent][1] for agent in todo & standings.keys()}
         after = dict(before)
         for saga, asked in changes:
-            if saga.agent in todo & after.keys() and asked:
+            if asked and saga.agent in after:
                 was = after[saga.agent]
                 after[saga.agent] = adjust(was, asked, registry.routing, context.now_ms())
                 penalties[saga.work.key] = _penalty(was, after[saga.agent])
@@ -96,14 +99,18 @@ def _judge_agents(context: Context, fresh: Sequence[Judged]) -> None:
                 {agent: (before[agent], after[agent]) for agent in before}
             )
         )
+        if todo:
+            standings, _ = context.reservations.look(list(todo))
     failed = {saga.work.key for saga, _, verdict in fresh if not verdict.passed}
-    context.reservations.note_penalty({key: penalties[key] for key in failed & penalties.keys()})
+    if failed:
+        context.reservations.note_penalty(
+            {key: penalties[key] for key in failed & penalties.keys()}
+        )
 
 
-def _adjustments(
-    registry: Registry, hooks: Hooks, saga: Saga, reply: Reply, verdict: Verdict
-) -> list[Adjustment]:
+def _adjustments(registry: Registry, hooks: Hooks, judged: Judged) -> list[Adjustment]:
     """What all plug-ins ask for, in the order of the task's life."""
+    saga, reply, verdict = judged
     agent = registry.agents.get(saga.agent)
     if agent is None:
         return []
@@ -126,8 +133,6 @@ def _rest(context: Context, fresh: Sequence[Judged]) -> None:
     for saga, reply, _ in fresh:
         if reply.outcome is Outcome.RATE_LIMITED:
             wait_s = REST_DEFAULT_S if reply.retry_after_s is None else reply.retry_after_s
-            until_ms[saga.agent] = max(
-                until_ms.get(saga.agent, 0), now_ms + int(wait_s * 1000)
-            )
+            until_ms[saga.agent] = max(until_ms.get(saga.agent, 0), now_ms + int(wait_s * 1000))
     if until_ms:
         context.reservations.rest(until_ms)

@@ -10,7 +10,8 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
-from kombu import Queue, compression
+from kombu import compression
+from kombu.entity import Queue
 
 import beat_schedule
 from tasks.context import bind

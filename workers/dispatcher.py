@@ -105,7 +105,7 @@ class Dispatcher:
         return self._hold
 
     def _count(self, registry: Registry) -> int:
-        board = self._context.reservations.board(list(registry.agents))
+        board, _ = self._context.reservations.look(list(registry.agents))
         size_min = min((family.size for family in registry.families.values()), default=1)
         now_ms = self._context.now_ms()
         return sum(

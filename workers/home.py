@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ LOCK = "lock"
 RUN = "run.json"
 KEPT = "kept.json"
 """Ports and passwords, so that the addresses survive a restart."""
+
+LOG_BYTES_MAX = 10 * 1024 * 1024
 
 PORTS = range(20_000, 30_000)
 """Below every system's ephemeral ports, so that no outgoing connection sits on ours."""
@@ -71,14 +74,26 @@ def read_json(path: Path) -> dict[str, Json]:
     return value
 
 
+def open_log(home: Path, name: str) -> int:
+    """Descriptor of `log/NAME.log`, to append; a log that has grown large is put aside first."""
+    path = home / "log" / f"{name}.log"
+    if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
+        path.replace(path.with_suffix(".log.1"))
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
 @contextmanager
-def locked(home: Path) -> Iterator[None]:
+def locked(home: Path, wait_s: float = 0.5) -> Iterator[None]:
     """Own the home for the length of the block; Conflict when another supervisor does.
 
     The kernel drops the lock with its holder, also after kill -9, and no child inherits it.
+    The wait is for whoever only looks at the lock, and for a supervisor in its last moment.
     """
     with (home / LOCK).open("a+") as file:
-        if not _try_lock(file):
+        deadline = time.monotonic() + wait_s
+        while not (mine := _try_lock(file)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not mine:
             raise Conflict(
                 "data directory",
                 f"a stack already runs in {home}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,15 +23,37 @@ SERVERS = {"postgres": signal.SIGINT, "valkey-server": signal.SIGTERM}
 """Signal for an orderly end: PostgreSQL does not wait for its clients on SIGINT."""
 
 
+POLL_S = 0.02
+KILL_TIMEOUT_S = 10.0
+
+
 def identify(pid: int, created: float) -> psutil.Process | None:
     """The process of that pid if it is still the one that was created then."""
     try:
         process = psutil.Process(pid)
         # The clock may have been stepped since; a reused pid is off by far more.
         same = abs(process.create_time() - created) < 1.0
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
+    return process if same and is_alive(process) else None
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still does anything. A dead one may wait for long to be reaped by its parent."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def wait_gone(processes: Iterable[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Wait until all are dead; returns those that are not when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while alive := [process for process in processes if is_alive(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return alive
 
 
 def workers_of(home: Path) -> list[psutil.Process]:
@@ -47,7 +70,11 @@ def workers_of(home: Path) -> list[psutil.Process]:
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get(MARK) == str(home):
             found[process.pid] = process
-    return [p for pid, p in found.items() if pid not in spared and _name(p) not in SERVERS]
+    return [
+        process
+        for pid, process in found.items()
+        if pid not in spared and _name(process) not in SERVERS and is_alive(process)
+    ]
 
 
 def servers_in(directory: Path) -> list[psutil.Process]:
@@ -74,7 +101,7 @@ def stop_servers(directory: Path, timeout_s: float = 30.0) -> int:
     return len(found)
 
 
-def stop_workers(home: Path, timeout_s: float = 15.0) -> int:
+def stop_workers(home: Path, timeout_s: float = 10.0) -> int:
     """End what a supervisor of `home` left behind, except its servers; says how many."""
     found = workers_of(home)
     for process in found:
@@ -101,10 +128,10 @@ def of(home: Path) -> list[psutil.Process]:
 
 
 def _end(processes: Sequence[psutil.Process], timeout_s: float) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
+    alive = wait_gone(processes, timeout_s)
     for process in alive:
         _signal(process, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=10)
+    wait_gone(alive, KILL_TIMEOUT_S)
 
 
 def _recorded(home: Path) -> Iterable[tuple[int, float]]:

@@ -29,8 +29,9 @@ from workers.process import Process
 from workers.restarts import RestartPolicy, next_start
 from workers.users import identity
 
-LOG_BYTES_MAX = 10 * 1024 * 1024
 LOG_TAIL_LINES = 15
+LOG_TAIL_BYTES = 64 * 1024
+STRAYS_TIMEOUT_S = 2.0  # for what a process started and left behind when it ended itself
 POLL_S = 0.05
 
 log = structlog.get_logger()
@@ -39,8 +40,9 @@ log = structlog.get_logger()
 class StartFailed(ClearlaneError):
     """A process did not become ready at the first start; everything was stopped again."""
 
-    def __init__(self, name: str, reason: str, log_path: Path) -> None:
-        super().__init__(f"{name} did not start: {reason}; end of {log_path}:\n{_tail(log_path)}")
+    def __init__(self, name: str, reason: str, log_path: Path, log_from: int) -> None:
+        tail = _tail(log_path, log_from)
+        super().__init__(f"{name} did not start: {reason}; end of {log_path}:\n{tail}")
         self.name = name
 
 
@@ -104,6 +106,7 @@ class Supervisor:
         self._statuses: dict[str, Status] = {}
         self._children: dict[str, Child] = {}
         self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._log_from: dict[str, int] = {}  # where this incarnation's lines begin
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._complete = False
@@ -139,7 +142,7 @@ class Supervisor:
             self._hurry.set()
         self._stop.set()
 
-    async def _until_stop(self, work: Awaitable[None]) -> bool:
+    async def _until_stop(self, work: Awaitable[object]) -> bool:
         """Whether the work ended before somebody asked to stop."""
         task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -165,7 +168,8 @@ class Supervisor:
         reason = await self._launch(process)
         if reason is not None:
             self._set(Status(name=process.name, state=State.FAILED, reason=reason))
-            raise StartFailed(process.name, reason, self._log_path(process))
+            path = self._home / "log" / f"{process.name}.log"
+            raise StartFailed(process.name, reason, path, self._log_from.get(process.name, 0))
 
     async def _keep(self, process: Process) -> None:
         """Restart one process whenever it dies, within the budget. Ends when it gives up."""
@@ -216,10 +220,8 @@ class Supervisor:
         return reason
 
     async def _spawn(self, process: Process) -> Child:
-        path = self._log_path(process)
-        if path.exists() and path.stat().st_size > LOG_BYTES_MAX:
-            path.replace(path.with_suffix(".log.1"))
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = homes.open_log(self._home, process.name)
+        self._log_from[process.name] = os.fstat(descriptor).st_size
         try:
             return await asyncio.create_subprocess_exec(
                 *process.argv,
@@ -245,7 +247,7 @@ class Supervisor:
                 if process.name in self._statuses:
                     restarts = self._statuses[process.name].restarts
                     self._change(process, State.STOPPED, "", restarts)
-        await asyncio.to_thread(leftovers.stop_workers, self._home)
+        await asyncio.to_thread(leftovers.stop_workers, self._home, STRAYS_TIMEOUT_S)
 
     async def _end(self, process: Process) -> None:
         """Signal, wait, kill; then whatever of its group is still there."""
@@ -309,9 +311,6 @@ class Supervisor:
             # A full disk must not take down what still runs.
             log.error("run file not written", reason=str(error))
 
-    def _log_path(self, process: Process) -> Path:
-        return self._home / "log" / f"{process.name}.log"
-
 
 async def _await_ready(process: Process, child: Child) -> str | None:
     """None once the process is ready; else why it is not, after its death or its timeout."""
@@ -358,10 +357,10 @@ def _exit(code: int) -> str:
     return f"signal {signal.Signals(-code).name}"
 
 
-def _tail(path: Path) -> str:
+def _tail(path: Path, start: int) -> str:
     if not path.exists():
         return "(empty)"
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 64 * 1024))
+        file.seek(max(start, path.stat().st_size - LOG_TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
-    return "\n".join(lines[-LOG_TAIL_LINES:])
+    return "\n".join(lines[-LOG_TAIL_LINES:]) or "(empty)"

@@ -1,0 +1,1 @@
+"""One script per verb; the header of each names every key and argument."""

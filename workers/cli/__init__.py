@@ -1,0 +1,90 @@
+"""The command `clearlane`: one group, commands loaded when they are called.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly failed, 5 refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module, metadata
+from typing import Any, Final
+
+import click
+
+from ledger.errors import BadInput, ClearlaneError, Conflict
+
+FAILED: Final = 1
+WRONG_USAGE: Final = 2
+PARTLY: Final = 3
+REFUSED: Final = 5
+INTERRUPTED: Final = 130
+
+COMMANDS: Mapping[str, str] = {
+    "up": "workers.cli.stack:up",
+    "down": "workers.cli.stack:down",
+    "status": "workers.cli.stack:status",
+    "demo": "workers.cli.demo:demo",
+    "apply": "workers.cli.apply:apply",
+    "submit": "workers.cli.submit:submit",
+    "task": "workers.cli.tasks:task",
+    "agents": "workers.cli.agents:agents",
+    "prices": "workers.cli.agents:prices",
+    "ledger": "workers.cli.ledger:ledger",
+}
+"""Name to `module:attribute`, in the order of `--help`."""
+
+
+class Clearlane(click.Group):
+    """Loads a command's module only when it is needed; tells every error of ours in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None when there is no such name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; end with the exit code that its error stands for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("interrupted")
+            ctx.exit(INTERRUPTED)
+        except ClearlaneError as error:
+            say(str(error))
+            ctx.exit(exit_code(error))
+
+
+def exit_code(error: ClearlaneError) -> int:
+    """What an error means to whoever called the program."""
+    if isinstance(error, Conflict):
+        return REFUSED
+    return WRONG_USAGE if isinstance(error, BadInput) else FAILED
+
+
+def say(message: str) -> None:
+    """One line on stderr."""
+    click.echo(f"clearlane: {message}", err=True)
+
+
+@click.group(
+    cls=Clearlane,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(metadata.version("clearlane"), prog_name="clearlane")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Dispatch work to agents, pay them in credit, account for every settlement.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly failed, 5 refused.
+    """
+    if ctx.invoked_subcommand == "up":
+        from workers.cli.wiring import wiring
+
+        ctx.obj = wiring()

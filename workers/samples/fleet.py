@@ -26,7 +26,7 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Process:
+class Command:
     """A command to keep running."""
 
     name: str
@@ -119,10 +119,10 @@ tools = $tools
 """)
 
 
-def fleet_processes(ports: Mapping[str, int]) -> tuple[Process, ...]:
+def fleet_processes(ports: Mapping[str, int]) -> tuple[Command, ...]:
     """The commands of the fleet's agents, in the order of FLEET. `ports`: name to port."""
     return tuple(
-        Process(
+        Command(
             name=sample.name,
             argv=(
                 *(sys.executable, "-m", "workers.samples.agent"),

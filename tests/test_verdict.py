@@ -1,0 +1,223 @@
+"""The verdict on a reply, and the refusal of validators that could never judge."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.errors import BadInput
+from ledger.model import Family, Json, Outcome, Reply, Verdict
+from tasks.verdict import check_validator, judge, same
+
+SOURCE = "import os\n\ndef f():\n    pass\n"
+RIGHT = {"functions": ["f"], "classes": [], "imports": ["os"]}
+PERSON = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+
+documents = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)
+
+
+def verdict(validator: dict[str, Json], output: Json, payload: Json = None) -> Verdict:
+    family = Family(id="f", size=1, deadline_s=1, max_attempts=1, validator=validator)
+    return judge(family, payload, Reply(outcome=Outcome.OK, latency_s=0.1, output=output))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "severe"),
+    [
+        (Outcome.TIMEOUT, True),
+        (Outcome.GARBAGE, True),
+        (Outcome.RATE_LIMITED, False),
+        (Outcome.REFUSED, False),
+        (Outcome.ERROR, False),
+        (Outcome.LOST, False),
+    ],
+)
+def test_no_answer_fails(outcome: Outcome, severe: bool) -> None:
+    family = Family(id="f", size=1, deadline_s=1, max_attempts=1, validator={"type": "none"})
+    reply = Reply(outcome=outcome, latency_s=1.0, detail="why")
+    assert judge(family, None, reply) == Verdict(
+        passed=False, reason=f"{outcome.value}: why", severe=severe
+    )
+
+
+@pytest.mark.parametrize(
+    ("validator", "output", "passed"),
+    [
+        ({"type": "none"}, None, True),
+        ({"type": "json_schema", "schema": PERSON}, {"name": "x"}, True),
+        ({"type": "json_schema", "schema": PERSON}, {"name": 1}, False),
+        ({"type": "json_schema", "schema": PERSON}, {}, False),
+        ({"type": "json_schema", "schema": False}, 1, False),
+        (
+            {"type": "json_schema", "schema": {"$ref": "#/$defs/n", "$defs": {"n": PERSON}}},
+            {},
+            False,
+        ),
+        ({"type": "exact", "value": {"a": [1, 2]}}, {"a": [1.0, 2]}, True),
+        ({"type": "exact", "value": 1}, True, False),
+        ({"type": "exact", "value": [0]}, [False], False),
+        ({"type": "exact", "value": [1, 2]}, [1, 2, 3], False),
+        ({"type": "exact", "value": {"a": 1}}, {"a": 1, "b": 2}, False),
+        ({"type": "exact", "value": None}, None, True),
+        ({"type": "exact", "value": "1"}, 1, False),
+        ({"type": "numeric", "value": 0.3, "tolerance": 0.1}, 0.4, True),
+        ({"type": "numeric", "value": 0.3, "tolerance": 0.1}, 0.41, False),
+        ({"type": "numeric", "value": 1, "tolerance": 0}, 1.0, True),
+        ({"type": "numeric", "value": 1, "tolerance": 0}, True, False),
+        ({"type": "numeric", "value": 1, "tolerance": 0}, "1", False),
+        ({"type": "numeric", "value": 1, "tolerance": 5}, None, False),
+        ({"type": "numeric", "value": 1.5, "tolerance": 5}, 10**4000, False),
+        ({"type": "python", "entry": "python_outline"}, RIGHT, True),
+        ({"type": "python", "entry": "python_outline"}, {**RIGHT, "functions": []}, False),
+    ],
+)
+def test_content_is_judged_and_wrong_content_is_severe(
+    validator: dict[str, Json], output: Json, passed: bool
+) -> None:
+    check_validator(validator)
+    result = verdict(validator, output, {"name": "m", "source": SOURCE})
+    assert (result.passed, result.severe) == (passed, not passed)
+    assert 0 < len(result.reason) <= 200
+    assert result.reason.isprintable()
+
+
+def test_reason_says_what_is_wrong() -> None:
+    schema = {"type": "json_schema", "schema": PERSON}
+    assert verdict(schema, {"name": 1}).reason == ("json_schema: $.name 1 is not of type 'string'")
+    outline = {"type": "python", "entry": "python_outline"}
+    wrong = verdict(outline, {**RIGHT, "functions": []}, {"source": SOURCE})
+    assert wrong.reason == "python_outline: functions: f is missing"
+
+
+def test_output_of_an_agent_cannot_forge_a_reason() -> None:
+    schema = {"type": "json_schema", "schema": {"maxLength": 1}}
+    reason = verdict(schema, "\x1b[2J\n" * 500).reason
+    assert reason.isprintable()
+    assert len(reason) <= 200
+
+
+@pytest.mark.parametrize(
+    ("validator", "name"),
+    [
+        ({"type": "python", "entry": "python_outline"}, "python_outline"),
+        ({"type": "python", "entry": "nobody_has_it"}, "nobody_has_it"),
+        ({"type": "json_schema", "schema": {"$ref": "#"}}, "json_schema"),
+        ({"type": "astrology"}, "astrology"),
+        ({}, "None"),
+    ],
+)
+def test_validator_that_breaks_blames_nobody(validator: dict[str, Json], name: str) -> None:
+    result = verdict(validator, 1, {"no source": 1})
+    assert (result.passed, result.severe) == (False, False)
+    assert result.reason.startswith(f"validator {name} broke: ")
+
+
+def test_remote_reference_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_args: Any) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    schema = {"$ref": "http://127.0.0.1:9/schema.json"}
+    result = verdict({"type": "json_schema", "schema": schema}, 1)
+    assert (result.passed, result.severe) == (False, False)
+    assert "Unresolvable" in result.reason
+    assert "http://127.0.0.1:9/schema.json" in result.reason
+
+
+@given(documents, documents)
+def test_exact_is_equality_of_json(one: Json, other: Json) -> None:
+    assert same(one, json.loads(json.dumps(one)))
+    assert same(one, other) == same(other, one)
+    assert verdict({"type": "exact", "value": one}, one).passed
+    if json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True):
+        assert same(one, other)
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(0, 10**6), st.integers(-(10**7), 10**7))
+def test_numeric_passes_exactly_within_the_tolerance(value: int, width: int, off: int) -> None:
+    cents = {"type": "numeric", "value": value / 100, "tolerance": width / 100}
+    assert verdict(cents, (value + off) / 100).passed is (abs(off) <= width)
+
+
+@given(documents, documents)
+def test_judging_never_raises(schema: Json, output: Json) -> None:
+    for validator in (
+        {"type": "json_schema", "schema": schema},
+        {"type": "numeric", "value": schema, "tolerance": schema},
+        {"type": "python", "entry": "python_outline"},
+        {"type": schema},
+    ):
+        assert verdict(validator, output, schema).reason.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("validator", "field", "words"),
+    [
+        ({}, "validator.type", "unknown"),
+        ({"type": "astrology"}, "validator.type", "'astrology' is unknown"),
+        ({"type": ["none"]}, "validator.type", "unknown"),
+        ({"type": "none", "strict": True}, "validator.strict", "unknown to type none"),
+        ({"type": "json_schema"}, "validator.schema", "missing"),
+        ({"type": "json_schema", "schema": 5}, "validator.schema", "neither"),
+        ({"type": "json_schema", "schema": {"type": "objekt"}}, "validator.schema", "objekt"),
+        (
+            {"type": "json_schema", "schema": {"items": {"$ref": "http://example.org/s"}}},
+            "validator.schema",
+            "http://example.org/s leads out",
+        ),
+        (
+            {"type": "json_schema", "schema": {"not": {"$ref": "#/$defs/nowhere"}}},
+            "validator.schema",
+            "#/$defs/nowhere leads out",
+        ),
+        ({"type": "exact"}, "validator.value", "missing"),
+        ({"type": "numeric", "value": 1}, "validator.tolerance", "missing"),
+        ({"type": "numeric", "value": "1", "tolerance": 1}, "validator.value", "number"),
+        ({"type": "numeric", "value": True, "tolerance": 1}, "validator.value", "number"),
+        (
+            {"type": "numeric", "value": 1, "tolerance": float("nan")},
+            "validator.tolerance",
+            "finite",
+        ),
+        ({"type": "numeric", "value": 1, "tolerance": -1}, "validator.tolerance", "negative"),
+        ({"type": "python"}, "validator.entry", "missing"),
+        ({"type": "python", "entry": "nobody_has_it"}, "validator.entry", "not installed"),
+        ({"type": "python", "entry": ["x"]}, "validator.entry", "not installed"),
+    ],
+)
+def test_validator_that_cannot_judge_is_refused(
+    validator: dict[str, Json], field: str, words: str
+) -> None:
+    with pytest.raises(BadInput, match="validator") as caught:
+        check_validator(validator)
+    assert caught.value.field == field
+    assert words in caught.value.reason
+    assert caught.value.remedy
+
+
+def test_reference_that_is_only_data_is_no_reference() -> None:
+    check_validator({"type": "json_schema", "schema": {"const": {"$ref": "http://example.org/s"}}})
+    check_validator({"type": "json_schema", "schema": {"properties": {"$ref": {"type": "string"}}}})
+
+
+@given(
+    st.dictionaries(st.sampled_from(["type", "schema", "value", "tolerance", "entry"]), documents)
+)
+def test_checking_only_ever_raises_bad_input(spec: dict[str, Json]) -> None:
+    try:
+        check_validator(spec)
+    except BadInput as error:
+        assert error.field.startswith("validator.")

@@ -1,0 +1,142 @@
+"""`clearlane demo`: the main job told to someone who knows nothing of the project."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ledger.money import show_b
+
+if TYPE_CHECKING:
+    from workers.demo.library import Decision, Event, Reckoning
+    from workers.demo.paper import Line
+
+TOLD_PER_AGENT = 3  # decisions told in words; the rest are counted
+PROGRESS_S = 1.0
+ISOLATED = 2.0  # an agent this many times dearer than an untried one gets no work to speak of
+
+
+@click.command()
+@click.option(
+    "--tasks",
+    type=click.IntRange(20, 2000),
+    default=300,
+    show_default=True,
+    help="How many modules of the standard library to send through the fleet.",
+)
+@click.option(
+    "--paper",
+    is_flag=True,
+    help="Instead, walk through the worked example of the paper, number by number.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --paper: the numbers as JSON.")  # fmt: skip
+def demo(tasks: int, paper: bool, as_json: bool) -> None:
+    """Run the main job on a stack of its own and tell what happens.
+
+    Exits 0 only if every task has ended and every balance reconciles.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    if paper:
+        from workers.demo.paper import play as play_paper
+
+        sys.exit(_paper(console, play_paper(), as_json))
+    if as_json:
+        raise click.UsageError("--json goes with --paper")
+    from workers.demo.library import play as play_library
+
+    sys.exit(_library(console, play_library(tasks), tasks))
+
+
+def _paper(console: Console, lines: Iterable[Line], as_json: bool) -> int:
+    found = []
+    for line in lines:
+        found.append(line)
+        if not as_json:
+            mark = "[green]=[/]" if line.ok else "[red]≠[/]"
+            console.print(f"§{line.step:4} {line.what:30} {line.paper:>14} {mark} {line.live}")
+    wrong = [line for line in found if not line.ok]
+    if as_json:
+        rows = [
+            {"step": i.step, "what": i.what, "paper": i.paper, "live": i.live, "ok": i.ok}
+            for i in found
+        ]
+        click.echo(json.dumps(rows))
+    else:
+        console.print(f"{len(found) - len(wrong)} of {len(found)} numbers are the paper's")
+    return 1 if wrong or not found else 0
+
+
+def _library(console: Console, events: Iterable[Event], tasks: int) -> int:
+    from workers.demo.library import Decision, Progress, Reckoning
+
+    console.print(
+        f"[bold]{tasks} Python modules, five agents, one of them good.[/]\n"
+        "Each task: say which functions, classes and imports a module has. An agent is paid when "
+        "its answer\nholds against the source; a failure raises its price, and work goes to the "
+        "lowest price.\n\nStarting PostgreSQL, Valkey, workers, agents …"
+    )
+    told: dict[str, int] = {}
+    last_s = -PROGRESS_S
+    for event in events:
+        match event:
+            case Decision():
+                _tell(console, event, told)
+            case Progress():
+                if event.at_s - last_s >= PROGRESS_S or event.ended == event.total:
+                    last_s = event.at_s
+                    console.print(
+                        f"{event.at_s:5.1f}s  {event.ended:4} of {event.total} ended, "
+                        f"{event.in_flight} in flight"
+                    )
+            case Reckoning():
+                return _reckon(console, event, tasks)
+            case _:
+                console.print(f"Running. Watch it in Flower: {event.flower_url}\n")
+    return 1
+
+
+def _tell(console: Console, decision: Decision, told: dict[str, int]) -> None:
+    count = told[decision.agent] = told.get(decision.agent, 0) + 1
+    if count > TOLD_PER_AGENT:
+        return
+    more = " [dim](from here on only counted)[/]" if count == TOLD_PER_AGENT else ""
+    console.print(
+        f"{decision.at_s:5.1f}s  [yellow]{escape(decision.agent)}[/] {decision.what}: its price "
+        f"{decision.price_before:.0f} → {decision.price_after:.0f} B; the task goes elsewhere{more}"
+    )
+
+
+def _reckon(console: Console, end: Reckoning, tasks: int) -> int:
+    console.print(f"\n[bold]Settled in {end.took_s:.1f} s[/]")
+    table = Table("agent", "tried", "passed", "failed", "paid (B)", "price now (B)", "")
+    for row in end.agents:
+        price = "-" if row.price_ub is None else f"{row.price_ub / 1e6:.0f}"
+        isolated = row.price_ub is not None and row.price_ub > ISOLATED * 111_111_111
+        table.add_row(
+            row.agent, str(row.tries), str(row.passed), str(row.failed), show_b(row.paid_ub), price,
+            f"isolated: risk {row.f:.1f}, quality {row.s:.2f}" if isolated else "",
+        )  # fmt: skip
+    console.print(table)
+    paid_ub = sum(row.paid_ub for row in end.agents)
+    console.print(
+        f"{end.committed} of {tasks} tasks settled, {end.quarantined} given up after their last "
+        f"attempt.\nClient R started with {show_b(end.minted_ub)} B and has "
+        f"{show_b(end.client_ub)} B; agents earned {show_b(paid_ub)} B;\n1 % of every payment was "
+        f"burned: {show_b(end.burned_ub)} B."
+    )
+    adds_up = end.client_ub + paid_ub + end.burned_ub == end.minted_ub
+    for violation in end.violations:
+        console.print(f"[red]violation:[/] {escape(violation)}")
+    complete = end.committed + end.quarantined == tasks
+    if adds_up and complete and not end.violations:
+        console.print("[green]Every task has ended once, every balance reconciles.[/]")
+        return 0
+    console.print("[red]The books do not balance, or a task is missing.[/]")
+    return 1

@@ -1,0 +1,1 @@
+"""The main job on a live stack, told while it runs."""

@@ -1,0 +1,73 @@
+"""A stack of its own for a demo: started like an operator would, gone when the demo ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from ledger.errors import ClearlaneError
+from tasks.context import Context
+from workers.bootstrap import build_context
+from workers.locate import Running, running
+from workers.settings import Settings
+
+WAIT_S = 20.0  # what the demos wait for takes a second or two
+
+T = TypeVar("T")
+
+
+class DemoFailed(ClearlaneError):
+    """The demo did not see what it must see."""
+
+
+@contextmanager
+def live_stack(options: Sequence[str]) -> Iterator[tuple[Running, Context]]:
+    """`clearlane up --detach` with these options in a directory of its own, `down` at the end."""
+    # Beside the data of `up`, not in a temporary directory: PostgreSQL may run as another user.
+    parent = Path(".clearlane")
+    parent.mkdir(exist_ok=True)
+    home = Path(tempfile.mkdtemp(prefix="demo-", dir=parent))
+    # A demo brings its own servers, whatever the operator's environment names.
+    env = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
+    try:
+        _clearlane(["up", "--detach", "--data", str(home), *options], env)
+        addresses = running(home)
+        settings = Settings.model_validate(
+            {"DATABASE_URL": addresses.database_url, "REDIS_URL": addresses.redis_url}
+        )
+        yield addresses, build_context(settings)
+    finally:
+        subprocess.run(
+            [*COMMAND, "down", "--data", str(home)], env=env, check=False, capture_output=True
+        )
+        shutil.rmtree(home, ignore_errors=True)
+
+
+COMMAND = (sys.executable, "-m", "workers.cli")
+
+
+def _clearlane(arguments: Sequence[str], env: dict[str, str]) -> None:
+    done = subprocess.run(
+        [*COMMAND, *arguments], env=env, check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise DemoFailed(f"the stack did not start: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def await_true(what: str, condition: Callable[[], T | None]) -> T:
+    """The first value of `condition` that is true. Raises DemoFailed after `WAIT_S`."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.01)
+    raise DemoFailed(f"waited {WAIT_S:.0f} s in vain until {what}")

@@ -1,0 +1,186 @@
+"""Every error as RFC 9457 problem details: what was wrong, why, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from ledger.errors import BadInput, ClearlaneError, Conflict, NotFound, Unavailable
+from ledger.model import Json
+from tasks.text import printable
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1  # our servers come back within seconds or need a person
+DETAIL_CHARS_MAX = 500  # what was sent may be quoted; it must not fill the answer
+SCHEMA_REF = "#/components/schemas/Problem"
+
+TITLES: Mapping[int, tuple[str, str]] = {
+    400: ("malformed", "The request is not what it claims to be"),
+    404: ("not-found", "What was named does not exist"),
+    405: ("method-not-allowed", "This path does not take this method"),
+    409: ("conflict", "What exists forbids this"),
+    413: ("too-large", "The request is too large"),
+    415: ("unsupported-media-type", "The body is not of a type that is read here"),
+    422: ("bad-input", "A value was refused"),
+    500: ("internal", "A fault of ours"),
+    503: ("unavailable", "A server that is needed does not answer"),
+}
+"""Last part of the type's URN and the title, by status."""
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details. `detail` is field, reason and remedy in one line."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:problem-type:clearlane:bad-input",
+                    "title": "A value was refused",
+                    "status": 422,
+                    "detail": "size: -1 is not possible; use 1 to 1000000 tokens",
+                    "field": "size",
+                    "reason": "-1 is not possible",
+                    "remedy": "use 1 to 1000000 tokens",
+                }
+            ]
+        }
+    )
+
+    type: str = Field(description="URN of the kind of problem; the same for the same status.")
+    title: str = Field(description="The kind of problem in words.")
+    status: int = Field(description="The HTTP status, repeated.")
+    detail: str = Field(description="This occurrence: field, reason, remedy.")
+    field: str | None = Field(None, description="What was wrong: a field, parameter or object.")
+    reason: str | None = Field(None, description="Why it was refused.")
+    remedy: str | None = Field(None, description="What to do about it.")
+
+
+class Refused(BadInput):
+    """A request refused for its form, with the HTTP status that says so."""
+
+    def __init__(self, status: int, field: str, reason: str, remedy: str) -> None:
+        super().__init__(field, reason, remedy)
+        self.status = status
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    members: Mapping[str, Json] | None = None,
+) -> JSONResponse:
+    """The answer for one problem; `members` are added to the standard ones."""
+    name, title = TITLES.get(status, ("http", HTTPStatus(status).phrase))
+    content = {
+        "type": f"urn:problem-type:clearlane:{name}",
+        "title": title,
+        "status": status,
+        "detail": printable(detail, DETAIL_CHARS_MAX),
+        **(members or {}),
+    }
+    found = dict(headers or {})
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        found["Retry-After"] = str(RETRY_AFTER_S)
+    return JSONResponse(content, status, found, MEDIA_TYPE)
+
+
+def refusal(error: BadInput) -> JSONResponse:
+    """The answer for a refused value."""
+    members = {"field": error.field, "reason": error.reason, "remedy": error.remedy}
+    shown = {name: printable(text, DETAIL_CHARS_MAX) for name, text in members.items()}
+    return problem(_status(error), str(error), members=shown)
+
+
+def bad_input(errors: Sequence[Any], *, known: Sequence[str] = ()) -> BadInput:
+    """The first of pydantic's errors in our words; `known` are the fields that exist."""
+    first = errors[0]
+    field = _path(first["loc"])
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        return BadInput(field, "it is not a known field", f"use {', '.join(known)}")
+    if kind == "missing":
+        return BadInput(field, "it is missing", "add it; see /openapi.json")
+    reason = first["msg"]
+    return BadInput(field, reason[:1].lower() + reason[1:], "correct it; see /openapi.json")
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI responses for problems with these statuses, and for those that any call may meet."""
+    return {
+        status: {
+            "description": TITLES[status][1],
+            "content": {MEDIA_TYPE: {"schema": {"$ref": SCHEMA_REF}}},
+        }
+        for status in sorted({*statuses, 422, 500})
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of this application with problem details."""
+    app.add_exception_handler(ClearlaneError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _fault)
+
+
+def _status(error: ClearlaneError) -> int:
+    match error:
+        case Refused():
+            return error.status
+        case NotFound():
+            return 404
+        case Conflict():
+            return 409
+        case BadInput():
+            return 422
+        case Unavailable():
+            return 503
+        case _:
+            return 500
+
+
+async def _ours(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, BadInput):
+        return refusal(error)
+    if isinstance(error, Unavailable):
+        return problem(503, str(error), members={"field": error.what})
+    return await _fault(request, error)
+
+
+async def _invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return refusal(bad_input(error.errors()))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    """What the framework refuses itself: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path
+    words = {
+        404: f"path: {path} is not known; see /openapi.json",
+        405: f"method: {path} does not take {request.method}; see /openapi.json",
+    }
+    return problem(
+        error.status_code, words.get(error.status_code, error.detail), headers=error.headers
+    )
+
+
+async def _fault(_: Request, __: Exception) -> JSONResponse:
+    """A bug of ours: the log has it, the client learns only that it is not theirs."""
+    return problem(500, "gateway: this is a fault of ours, not of the request; see its log")
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """`[17].size` of ("body", 17, "size")."""
+    parts = [part for part in location if part not in {"body", "query", "path", "header"}]
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+    return text.removeprefix(".") or "body"

@@ -1,0 +1,206 @@
+"""What goes over the wire: amounts are decimal strings of µB (`_ub`), times RFC 3339 in UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ledger.intake import SIZE_MAX, TYPE_DEFAULT
+from ledger.model import Json, TaskState, Wait
+
+EXPIRES_S_MAX = 31_536_000  # a year
+KEY_CHARS_MAX = 200
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+ACCOUNT = r"^(client|agent|system):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+TASK_EXAMPLE = "01990000-0000-7000-8000-000000000001"
+
+Amount = Annotated[str, BeforeValidator(str)]
+"""An integer of ours, written as a decimal string: other languages' numbers are too small."""
+
+
+class Closed(BaseModel):
+    """Unknown fields are refused, so that a typing error never changes what was meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskIn(Closed):
+    """A task to be done."""
+
+    model_config = ConfigDict(
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "client": "R",
+                    "family": "extract",
+                    "payload": {"text": "Invoice 17, due 1 May"},
+                    "size": 100,
+                    "expires_s": 600,
+                    "idempotency_key": "invoice-17",
+                }
+            ]
+        },
+    )
+
+    client: str = Field(pattern=NAME, description="Who pays.")
+    family: str = Field(pattern=NAME, description="The kind of work.")
+    payload: Any = Field(description="What the agent gets: any JSON, 1 MiB at most.")
+    size: int | None = Field(
+        None, ge=1, le=SIZE_MAX, description="Capacity it needs, in tokens; the family's if absent."
+    )
+    type: str = Field(
+        TYPE_DEFAULT,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$",
+        description="What it is for; a raised alertness level may hold some types back.",
+    )
+    expires_s: float | None = Field(
+        None,
+        gt=0,
+        le=EXPIRES_S_MAX,
+        description="Seconds from now after which it is no longer worth doing; absent: never.",
+    )
+    idempotency_key: str | None = Field(
+        None,
+        min_length=1,
+        max_length=KEY_CHARS_MAX,
+        description="Sending the same key with the same content again names the same task.",
+    )
+
+
+class Accepted(Closed):
+    """A task that is in the ledger, durably."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"task": TASK_EXAMPLE, "state": "INIT"}]}
+    )
+
+    task: str = Field(description="Its id.")
+    state: TaskState = Field(description="INIT until it ends; everything else is final.")
+
+
+class TaskLine(Accepted):
+    """A task in a list."""
+
+    model_config = ConfigDict(json_schema_extra=None)
+
+    client: str = Field(description="Who pays.")
+    family: str = Field(description="The kind of work.")
+    type: str = Field(description="What it is for.")
+    size: int = Field(description="Capacity it needs, in tokens.")
+    wait: Wait | None = Field(description="Why it has not ended; null when it has.")
+    attempts: int = Field(description="How often it was taken up.")
+    submitted_at: datetime = Field(description="When it was accepted.")
+    ended_at: datetime | None = Field(description="When it ended.")
+    reason: str | None = Field(description="Why it ended the way it did, or failed last.")
+
+
+class Attempt(Closed):
+    """How one attempt of a task ended."""
+
+    attempt: int = Field(description="Its number; it may skip some that were lost.")
+    state: str = Field(description="COMMITTED or ABORTED.")
+    outcome: str = Field(description="What came back from the agent.")
+    agent: str | None = Field(description="Who was asked; null when nobody was.")
+    cost_ub: Amount = Field(description="The price quoted, in µB; paid only if COMMITTED.")
+    latency_s: float = Field(description="How long the agent took.")
+    reason: str = Field(description="The verdict, for people.")
+    ended_at: datetime = Field(description="When it ended.")
+
+
+class Task(TaskLine):
+    """A task with everything that is known of it."""
+
+    failures: int = Field(description="Attempts that failed.")
+    ready_at: datetime = Field(description="While INIT: when it is next worth a try.")
+    expires_at: datetime | None = Field(description="When it is no longer worth doing.")
+    agent: str | None = Field(description="Who was paid; null unless COMMITTED.")
+    cost_ub: Amount | None = Field(description="What was paid, in µB; null unless COMMITTED.")
+    result: Json = Field(description="The agent's validated output; null unless COMMITTED.")
+    timeline: list[Attempt] = Field(description="Its attempts that ended, oldest first.")
+
+
+class Agent(Closed):
+    """An agent as registered, and how it stands."""
+
+    agent: str = Field(description="Its id.")
+    kind: str = Field(description="How it is spoken to: json, openai or echo.")
+    url: str = Field(description="Where it is; credentials and query are left out.")
+    model: str = Field(description="The model asked for (kind openai).")
+    y_max: int = Field(description="Capacity when idle, in tokens.")
+    k: int = Field(description="Strength of its price curve.")
+    refill_per_s: int = Field(description="Tokens that come back per second; 0: when a task ends.")
+    slots: int = Field(description="Calls at a time.")
+    cooldown_s: float = Field(description="Pause after each call.")
+    quota_ub: Amount = Field(description="How far its account may go below zero, in µB.")
+    lane: str = Field(description="The shared resource it uses.")
+    owner: str = Field(description="Who stands behind it.")
+    region: str = Field(description="Where it runs.")
+    tools: list[str] = Field(description="What it can use.")
+    domains: list[str] = Field(description="Data it may see.")
+    headers: list[str] = Field(description="Names of the headers sent to it; values are not told.")
+    suspended: bool = Field(description="Taken out of routing.")
+    y: float | None = Field(description="Free capacity now, in tokens; null: nothing known yet.")
+    in_flight: int | None = Field(description="Attempts it holds now.")
+    f: float | None = Field(description="Risk premium now.")
+    s: float | None = Field(description="Quality, 0 to 1.")
+    samples: int | None = Field(description="Verdicts the quality rests on.")
+    rests_until: datetime | None = Field(description="No work before then; null: open now.")
+
+
+class Price(Closed):
+    """What an agent asks for a task of the given size now."""
+
+    agent: str = Field(description="Who asks.")
+    y: float = Field(description="Free capacity, in tokens.")
+    y_max: int = Field(description="Capacity when idle, in tokens.")
+    k: int = Field(description="Strength of its price curve.")
+    f: float = Field(description="Risk premium.")
+    s: float = Field(description="Quality, 0 to 1.")
+    in_flight: int = Field(description="Attempts it holds.")
+    cost_ub: Amount | None = Field(description="What would be paid, in µB; null: no room.")
+    price_ub: Amount | None = Field(description="What the router compares: cost·(1+f)/s, in µB.")
+    state: str = Field(description="Whether it takes work now.")
+    reason: str = Field(description="Why not, for people.")
+
+
+class Account(Closed):
+    """An account's balance."""
+
+    account: str = Field(description="client:…, agent:… or system:….", examples=["client:R"])
+    balance_ub: Amount = Field(description="What it holds, in µB; may be negative.")
+    quota_ub: Amount | None = Field(description="How far it may go below zero, in µB; null: any.")
+
+
+class Posting(Closed):
+    """One movement on an account."""
+
+    transaction: int = Field(description="Number of the ledger's transaction.")
+    kind: str = Field(description="Why credit moved: mint or settle.")
+    task: str | None = Field(description="The task that was paid.")
+    at: datetime = Field(description="When.")
+    amount_ub: Amount = Field(description="What the account gained, in µB.")
+
+
+class AccountBook(Account):
+    """An account with its newest movements."""
+
+    opened_at: datetime = Field(description="When it was opened.")
+    postings: list[Posting] = Field(description="The newest first.")
+
+
+class Alive(Closed):
+    """The process answers."""
+
+    alive: bool = Field(description="Always true.")
+
+
+class Ready(Closed):
+    """Every server that is needed answers."""
+
+    ready: bool = Field(description="Always true; a 503 says what is missing.")
+    checks: dict[str, str] = Field(
+        description="What was asked, and its answer.", examples=[{"postgresql": "ok"}]
+    )

@@ -1,0 +1,228 @@
+"""`/v1/tasks`: submit, look, wait, cancel. Rows M04, C10."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from ledger import intake
+from ledger.errors import BadInput, Unavailable
+from ledger.intake import Submission, checked_id
+from ledger.model import TaskState
+from workers.gateway import schemas
+from workers.gateway.body import decode_one_or_many, read
+from workers.gateway.parameters import Known
+from workers.gateway.problems import documented
+from workers.gateway.schemas import KEY_CHARS_MAX, NAME, Accepted, Task, TaskIn, TaskLine
+from workers.gateway.service import Here, Service
+
+MANY_MAX = 1000
+WAIT_S_MAX = 60.0
+READ_MAX = 16  # results in memory at a time while a long list is looked through
+
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Known])
+
+Patience = Annotated[
+    float,
+    Query(
+        alias="wait",
+        ge=0,
+        le=WAIT_S_MAX,
+        allow_inf_nan=False,
+        description="Answer when the task has ended, at the latest after so many seconds.",
+    ),
+]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=KEY_CHARS_MAX,
+        description="For a single task, instead of its field `idempotency_key`.",
+    ),
+]
+
+_BODY = {
+    "required": True,
+    "description": f"One task, or a list of at most {MANY_MAX} of one client.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "oneOf": [
+                    {"$ref": "#/components/schemas/TaskIn"},
+                    {
+                        "type": "array",
+                        "items": {"$ref": "#/components/schemas/TaskIn"},
+                        "minItems": 1,
+                        "maxItems": MANY_MAX,
+                    },
+                ]
+            }
+        }
+    },
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Submit one task or a list",
+    responses={
+        200: {"description": "All were known by their idempotency keys; nothing was added."},
+        **documented(400, 404, 409, 413, 415, 503),
+    },
+    openapi_extra={"requestBody": _BODY},
+)
+async def submit(
+    here: Here, request: Request, response: Response, wait_s: Patience = 0.0, key: Key = None
+) -> Task | Accepted | list[Accepted]:
+    """Accept all or none, durably, before answering. After a 503 or no answer at all, send the
+    same again with the same idempotency keys: nothing is accepted twice.
+
+    With `wait`, the answer comes when all have ended: a single task whole, with its result; of a
+    list the states.
+    """
+    decode = partial(decode_one_or_many, model=TaskIn, many_max=MANY_MAX)
+    items, many = await read(request, decode)
+    if key is not None:
+        items = [_keyed(items, key, many)]
+    now = here.context.now()
+    accepted = await here.ledger(
+        intake.submit, here.engine, _client(items), [_submission(item, now) for item in items], now
+    )
+    if not any(item.created for item in accepted):
+        response.status_code = 200
+    found = [Accepted(task=item.task, state=TaskState(item.state)) for item in accepted]
+    if wait_s:
+        return await _awaited(here, found, many, wait_s)
+    return found if many else found[0]
+
+
+@router.get("", summary="List tasks, the newest first", responses=documented(503))
+async def list_tasks(
+    here: Here,
+    client: Annotated[str | None, Query(pattern=NAME, description="Only of this client.")] = None,
+    state: Annotated[TaskState | None, Query(description="Only in this state.")] = None,
+    before: Annotated[
+        str | None, Query(description="Only older than this task: the last one of a page.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="So many at most.")] = 100,
+) -> list[TaskLine]:
+    """A page of tasks; ask for the next one with the last task's id as `before`."""
+    rows = await here.ledger(
+        intake.task_list, here.engine, client=client, state=state, before=before, limit=limit
+    )
+    return [TaskLine(**_line(row)) for row in rows]
+
+
+@router.get("/{task}", summary="One task with its result", responses=documented(404, 503))
+async def show(here: Here, task: str, wait_s: Patience = 0.0) -> Task:
+    """State, why it waits, its attempts, what it cost and what came out."""
+    task = checked_id(task)
+    found = await _task(here, task)
+    if wait_s and found.state is TaskState.INIT:
+        await here.endings.wait([task], partial(_ended, here), wait_s)
+        found = await _task(here, task)
+    return found
+
+
+@router.post("/{task}/cancel", summary="Cancel a task", responses=documented(404, 409, 503))
+async def cancel(here: Here, task: str) -> Task:
+    """End a task that has not ended. What an agent is doing for it will not be paid.
+
+    Cancelling twice is no error; a task that ended otherwise is a conflict.
+    """
+    task = checked_id(task)
+    await here.ledger(intake.cancel, here.engine, task, here.context.now())
+    return await _task(here, task)
+
+
+def _keyed(items: Sequence[TaskIn], key: str, many: bool) -> TaskIn:
+    """The single task with the key of the header."""
+    if many:
+        raise BadInput(
+            "Idempotency-Key", "it cannot name a list", "give each task an idempotency_key"
+        )
+    item = items[0]
+    if item.idempotency_key not in {None, key}:
+        raise BadInput("Idempotency-Key", "the body's idempotency_key differs", "send one of them")
+    return item.model_copy(update={"idempotency_key": key})
+
+
+def _client(items: Sequence[TaskIn]) -> str:
+    """The one client of all tasks: a list is accepted or refused as a whole."""
+    for number, item in enumerate(items):
+        if item.client != items[0].client:
+            raise BadInput(
+                f"[{number}].client",
+                f"{item.client!r} is not {items[0].client!r}, who pays for the first task",
+                "send one list per client",
+            )
+    return items[0].client
+
+
+def _submission(item: TaskIn, now: datetime) -> Submission:
+    return Submission(
+        family=item.family,
+        payload=item.payload,
+        size=item.size,
+        type=item.type,
+        expires_at=None if item.expires_s is None else now + timedelta(seconds=item.expires_s),
+        idempotency_key=item.idempotency_key,
+    )
+
+
+async def _awaited(
+    here: Service, accepted: list[Accepted], many: bool, wait_s: float
+) -> Task | Accepted | list[Accepted]:
+    """The tasks after waiting for them. They are accepted, so an outage now is no error."""
+    tasks = [item.task for item in accepted]
+    try:
+        await here.endings.wait(tasks, partial(_ended, here), wait_s)
+        if not many:
+            return await _task(here, tasks[0])
+        states = await _states(here, tasks)
+    except Unavailable:
+        return accepted if many else accepted[0]
+    return [Accepted(task=task, state=states[task]) for task in tasks]
+
+
+async def _ended(here: Service, tasks: Collection[str]) -> list[str]:
+    states = await _states(here, list(tasks))
+    return [task for task, state in states.items() if state is not TaskState.INIT]
+
+
+async def _states(here: Service, tasks: Sequence[str]) -> dict[str, TaskState]:
+    found: dict[str, TaskState] = {}
+    for start in range(0, len(tasks), READ_MAX):
+        rows = await here.ledger(intake.task_rows, here.engine, tasks[start : start + READ_MAX])
+        found |= {task: TaskState(row["state"]) for task, row in rows.items()}
+    return found
+
+
+async def _task(here: Service, task: str) -> Task:
+    row = await here.ledger(intake.task_row, here.engine, task)
+    names = schemas.Attempt.model_fields
+    return Task(
+        **_line(row),
+        **{name: row[name] for name in ("failures", "ready_at", "expires_at", "agent", "cost_ub")},
+        result=row["output"],
+        timeline=[
+            schemas.Attempt(**{name: item[name] for name in names}) for item in row["attempts"]
+        ],
+    )
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a TaskLine from a row of the ledger."""
+    same = ("client", "family", "type", "size", "state", "wait", "submitted_at", "ended_at",
+            "reason")  # fmt: skip
+    return {
+        "task": str(row["id"]),
+        "attempts": row["attempt"],
+        **{name: row[name] for name in same},
+    }

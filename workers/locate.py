@@ -1,0 +1,53 @@
+"""Where the running stack answers: from the environment, else from the home's run file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ledger.errors import BadInput
+from ledger.model import Json
+from workers import home as homes
+from workers import leftovers
+from workers.settings import load_settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """Addresses of a stack. The first two hold passwords."""
+
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    gateway_url: str | None  # None: no gateway of ours runs here
+    flower_url: str | None
+
+
+def running(data: Path) -> Running:
+    """The stack whose home is `data`; DATABASE_URL and REDIS_URL go first.
+
+    Raises BadInput when something is missing and nothing runs in `data`.
+    """
+    settings = load_settings()
+    run = live_run(data)
+    database_url = settings.database_url or run.get("database_url")
+    redis_url = settings.redis_url or run.get("redis_url")
+    if database_url is None or redis_url is None:
+        raise BadInput(
+            "data directory",
+            f"nothing is running here ({data.expanduser().absolute()})",
+            "start it with `clearlane up --detach`",
+        )
+    return Running(
+        database_url=database_url,
+        redis_url=redis_url,
+        gateway_url=run.get("gateway_url"),
+        flower_url=run.get("flower_url"),
+    )
+
+
+def live_run(data: Path) -> dict[str, Json]:
+    """The run file of `data` if its supervisor is alive, else an empty object."""
+    run = homes.read_json(data.expanduser() / homes.RUN)
+    supervisor = run.get("supervisor", {})
+    alive = supervisor and leftovers.identify(supervisor["pid"], supervisor["started"])
+    return run if alive else {}

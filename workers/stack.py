@@ -1,0 +1,186 @@
+"""The process table of the whole product on one machine (row M09).
+
+Stages start one after the other and stop in the opposite order: servers, agents, Celery workers,
+then whoever gives them work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from ledger.errors import Unavailable
+from workers import home as homes
+from workers import probes, servers
+from workers.process import Process
+from workers.restarts import RestartPolicy
+from workers.settings import Settings
+from workers.supervisor import Addresses, Stage
+
+POOLS = ("reserve", "execute", "validate", "commit", "control")
+"""Celery queues; each has workers of its own, so that a slow step never holds up another."""
+
+EXTERNAL_TIMEOUT_S = 5.0
+FLOWER_SAVE_MS = 60_000
+FLOWER_TASKS_MAX = 20_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stack:
+    """What `up` runs: where it will answer, and the processes in order."""
+
+    addresses: Addresses
+    stages: tuple[Stage, ...]
+
+
+def plan(
+    settings: Settings,
+    home: Path,
+    *,
+    prepare: Callable[[str], None],
+    extra: Sequence[Process] = (),
+) -> Stack:
+    """Everything `up` will run; the embedded servers' data is made here.
+
+    `prepare` gets the database's URL once the servers answer, before anything else starts: it
+    migrates and configures. `extra` starts before the workers. A server whose URL is given is
+    not started but has to answer: Unavailable says which does not.
+    """
+    database, redis = _database(settings, home), _redis(settings, home)
+    gateway_port = homes.port(home, "gateway", settings.gateway_port)
+    flower_port = homes.port(home, "flower", settings.flower_port)
+    addresses = Addresses(
+        database_url=database if isinstance(database, str) else database.url,
+        redis_url=redis if isinstance(redis, str) else redis.url,
+        gateway_url=f"http://127.0.0.1:{gateway_port}",
+        flower_url=f"http://127.0.0.1:{flower_port}",
+    )
+    broker_url = settings.celery_broker_url or addresses.redis_url
+    env = _environment(home, addresses, broker_url)
+    embedded = tuple(s.process for s in (database, redis) if isinstance(s, servers.Server))
+    stages = (
+        Stage(processes=embedded, then=partial(prepare, addresses.database_url)),
+        Stage(processes=tuple(replace(p, env={**env, **p.env}) for p in extra)),
+        Stage(processes=_workers(settings, broker_url, env)),
+        Stage(processes=_front(home, addresses, env)),
+    )
+    return Stack(addresses=addresses, stages=stages)
+
+
+def policy(settings: Settings) -> RestartPolicy:
+    """The restart policy the operator chose."""
+    return RestartPolicy(
+        budget=settings.restart_budget,
+        window_s=settings.restart_window_s,
+        first_s=settings.backoff_first_s,
+        max_s=settings.backoff_max_s,
+    )
+
+
+def _database(settings: Settings, home: Path) -> str | servers.Server:
+    url = settings.database_url
+    if url is None:
+        return servers.postgres(home)
+    _require("DATABASE_URL", partial(probes.database_ready, url))
+    return url
+
+
+def _redis(settings: Settings, home: Path) -> str | servers.Server:
+    if settings.celery_broker_url is not None:
+        _require("CELERY_BROKER_URL", partial(probes.redis_ready, settings.celery_broker_url))
+    url = settings.redis_url
+    if url is None:
+        return servers.valkey(home)
+    _require("REDIS_URL", partial(probes.redis_ready, url))
+    return url
+
+
+def _require(name: str, ready: Callable[[], Awaitable[str | None]]) -> None:
+    """Wait a moment for a server that is not ours; it may be starting beside us."""
+
+    async def answered() -> str | None:
+        deadline = time.monotonic() + EXTERNAL_TIMEOUT_S
+        while (reason := await ready()) is not None and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+        return reason
+
+    reason = asyncio.run(answered())
+    if reason is not None:
+        raise Unavailable(name, f"the server does not answer: {reason}", "correct it, or unset it")
+
+
+def _environment(home: Path, addresses: Addresses, broker_url: str) -> Mapping[str, str]:
+    return {
+        **os.environ,
+        "DATABASE_URL": addresses.database_url,
+        "REDIS_URL": addresses.redis_url,
+        "CELERY_BROKER_URL": broker_url,
+        "CLEARLANE_DATA": str(home),
+        "PYTHONUNBUFFERED": "1",  # a log line is on disk before its process can die
+    }
+
+
+def _workers(settings: Settings, broker_url: str, env: Mapping[str, str]) -> tuple[Process, ...]:
+    counts = {pool: int(getattr(settings, f"{pool}_workers")) for pool in POOLS}
+    return tuple(
+        _worker(pool, f"{pool}{number}", broker_url, env)
+        for pool, count in counts.items()
+        for number in range(1, count + 1)
+    )
+
+
+def _worker(pool: str, name: str, broker_url: str, env: Mapping[str, str]) -> Process:
+    return Process(
+        name=name,
+        argv=(
+            *_python("celery", "-A", "workers", "worker", "-P", "solo", "-Q", pool),
+            *("-n", f"{name}@%h", "--without-gossip", "--without-mingle", "-E", "-l", "INFO"),
+        ),
+        env=env,
+        ready=partial(probes.celery_ready, broker_url, f"{name}@{socket.gethostname()}"),
+    )
+
+
+def _front(home: Path, addresses: Addresses, env: Mapping[str, str]) -> tuple[Process, ...]:
+    """The dispatcher, beat, and the two that people look at."""
+    gateway_port = addresses.gateway_url.rpartition(":")[2]
+    flower_port = addresses.flower_url.rpartition(":")[2]
+    beat = _python("celery", "-A", "workers", "beat", "-S", "redbeat.RedBeatScheduler", "-l")
+    flower = (
+        *_python("celery", "-A", "workers", "flower", "--address=127.0.0.1"),
+        *(f"--port={flower_port}", "--read_only=True", f"--max_tasks={FLOWER_TASKS_MAX}"),
+        # Its history is otherwise written only at an orderly end.
+        *(
+            "--persistent=True",
+            f"--db={home / 'flower'}",
+            f"--state_save_interval={FLOWER_SAVE_MS}",
+        ),
+    )
+    return (
+        Process(name="dispatcher", argv=_python("workers.dispatcher"), env=env, settle_s=2.0),
+        Process(name="beat", argv=(*beat, "INFO"), env=env, settle_s=2.0),
+        Process(
+            name="flower",
+            argv=flower,
+            # Reading its API needs no account on loopback; read-only closes the rest of it.
+            env={**env, "FLOWER_UNAUTHENTICATED_API": "true"},
+            ready=partial(probes.http_ready, f"{addresses.flower_url}/healthcheck"),
+        ),
+        Process(
+            name="gateway",
+            argv=_python("workers.gateway", "--port", gateway_port),
+            env=env,
+            ready=partial(probes.http_ready, f"{addresses.gateway_url}/readyz"),
+        ),
+    )
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module, *arguments)
