@@ -26,8 +26,8 @@ from scheduler.saga import (
     Saga,
     decode_saga,
     encode_penalty,
-    encode_quote,
     encode_reply,
+    encode_sheet,
     encode_verdict,
     member,
     parse_member,
@@ -143,7 +143,7 @@ class Reservations:
                 quote.y_seen_mt, quote.refill_mt, quote.refilled_seen_ms,
                 agent.y_max * MT, agent.slots, int(agent.cooldown_s * 1000),
                 quote.cost_ub, spendable_ub[work.client], released_seen_ub[work.client],
-                *encode_quote(quote, gives_back(agent)),
+                encode_sheet(quote, gives_back(agent)),
             ]  # fmt: skip
             calls.append((_keys(agent.id, work.key, work.client), args))
         return [Taken(answer) for answer in self._run("reserve", calls)]

@@ -53,19 +53,20 @@ class Saga:
     penalty: Penalty
 
 
-def encode_quote(quote: Quote, gives_back: bool) -> list[str]:
-    """Name, value, name, value … of the fields a saga is born with."""
+def encode_sheet(quote: Quote, gives_back: bool) -> str:
+    """What a saga is born with, as one JSON text: one field is cheaper to move than eight."""
     work = quote.work
-    return [
-        "agent", quote.agent.id,
-        "client", work.client,
-        "owner", work.client_owner,
-        "family", work.family,
-        "size", str(work.size),
-        "size_mt", str(quote.size_mt),
-        "cost_ub", str(quote.cost_ub),
-        "gives_back", "1" if gives_back else "0",
-    ]  # fmt: skip
+    values = {
+        "agent": quote.agent.id,
+        "client": work.client,
+        "owner": work.client_owner,
+        "family": work.family,
+        "size": work.size,
+        "size_mt": quote.size_mt,
+        "cost_ub": quote.cost_ub,
+        "gives_back": gives_back,
+    }
+    return json.dumps(values, separators=(",", ":"))
 
 
 def encode_reply(reply: Reply) -> str:
@@ -96,21 +97,22 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
     """The saga behind a Redis hash, or None when there is none."""
     if not fields:
         return None
+    sheet = json.loads(fields["sheet"])
     reply, verdict, penalty = (fields.get(name) for name in ("reply", "verdict", "penalty"))
     return Saga(
         work=Work(
             key=key,
-            client=fields["client"],
-            client_owner=fields["owner"],
-            family=fields["family"],
-            size=int(fields["size"]),
+            client=sheet["client"],
+            client_owner=sheet["owner"],
+            family=sheet["family"],
+            size=sheet["size"],
             avoid=None,
         ),
         state=SagaState(fields["state"]),
-        agent=fields["agent"],
-        size_mt=int(fields["size_mt"]),
-        cost_ub=int(fields["cost_ub"]),
-        gives_back=fields["gives_back"] == "1",
+        agent=sheet["agent"],
+        size_mt=sheet["size_mt"],
+        cost_ub=sheet["cost_ub"],
+        gives_back=sheet["gives_back"],
         reply=_reply(json.loads(reply)) if reply is not None else None,
         verdict=Verdict(**json.loads(verdict)) if verdict is not None else None,
         penalty=Penalty(**json.loads(penalty)) if penalty is not None else NO_PENALTY,

@@ -99,7 +99,7 @@ class AgentClient:
             reply = _failed(Outcome.TIMEOUT, f"no complete answer within {deadline_s:g} s")
         except BadInput as error:
             reply = _failed(Outcome.GARBAGE, f"the {error.field} {error.reason}")
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             reply = _failed(Outcome.ERROR, "the agent's url cannot be called")
         except aiohttp.ClientConnectorError as error:
             why = error.os_error.strerror or error.os_error

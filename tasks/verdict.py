@@ -156,34 +156,39 @@ def check_validator(spec: Spec) -> None:
 
 
 def _check_schema(schema: Json) -> None:
-    field = "validator.schema"
     if not isinstance(schema, dict | bool):
-        raise BadInput(field, "is neither an object nor a boolean", "give a JSON Schema")
+        raise _bad_schema("is neither an object nor a boolean")
     try:
         checker: Any = validator_for(schema, default=Draft202012Validator)
         checker.check_schema(schema)
-    except SchemaError as error:
-        reason = printable(f"{error.json_path} {error.message}")
-        raise BadInput(field, reason, "correct the schema") from None
-    root = Resource.from_contents(schema, default_specification=DRAFT202012)
-    try:
+        root = Resource.from_contents(schema, default_specification=DRAFT202012)
         _check_references(root, EMPTY_REGISTRY.resolver_with_root(root))
-    except Unresolvable as error:
-        raise BadInput(
-            field,
-            f"$ref {printable(str(error.ref))} leads out of the schema",
-            "copy what it refers to into $defs: nothing is fetched",
-        ) from None
+        _compiled(json.dumps(schema, sort_keys=True)).is_valid(None)  # it does come to an end
+    except BadInput:
+        raise
+    except SchemaError as error:
+        raise _bad_schema(f"{error.json_path} {error.message}") from None
+    except Exception as error:  # the library meets a twisted schema with any kind of error
+        raise _bad_schema(f"cannot be used: {type(error).__name__}: {error}") from None
 
 
 def _check_references(schema: Resource[Any], resolver: Any) -> None:
-    """Look up every reference now. Raises Unresolvable instead of failing a task later."""
+    """Look up every reference now. Raises BadInput instead of failing a task later."""
     if isinstance(schema.contents, dict):
         for keyword in ("$ref", "$dynamicRef"):
             if keyword in schema.contents:
-                resolver.lookup(schema.contents[keyword])
+                target = schema.contents[keyword]
+                try:
+                    resolver.lookup(target)
+                except Unresolvable:
+                    raise _bad_schema(f"{keyword} {target} leads nowhere in it") from None
     for part in schema.subresources():
         _check_references(part, resolver.in_subresource(part))
+
+
+def _bad_schema(reason: str) -> BadInput:
+    remedy = "give a JSON Schema complete in itself: nothing is fetched"
+    return BadInput("validator.schema", printable(reason), remedy)
 
 
 def _check_numbers(spec: Spec) -> None:

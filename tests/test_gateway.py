@@ -103,6 +103,7 @@ def serving(database_url: str, redis_url: str) -> Iterator[Gateway]:
             assert process.stderr is not None
             line = json.loads(process.stderr.readline())
             host, _, port = line["url"].removeprefix("http://").rpartition(":")
+            assert host == "127.0.0.1"  # nobody else may reach it unless told so
             yield Gateway(process=process, host=host, port=int(port))
         finally:
             process.kill()
@@ -201,9 +202,10 @@ def test_a_list_with_one_bad_task_accepts_none(gateway: Gateway, engine: Engine)
     assert intake.task_counts(engine) == []
 
 
-@pytest.mark.parametrize("count", [0, 1001])
-def test_a_list_has_bounds(gateway: Gateway, count: int) -> None:
-    refused(gateway.submit([task()] * count), 422, "body")
+def test_a_list_has_bounds(gateway: Gateway) -> None:
+    refused(gateway.submit([]), 422, "body")
+    refused(gateway.submit([task()] * 1001), 422, "body")
+    assert len(gateway.submit([task()] * 1000).body) == 1000
 
 
 def test_the_same_key_names_the_same_task(gateway: Gateway, engine: Engine) -> None:
@@ -220,46 +222,44 @@ def test_the_same_key_names_the_same_task(gateway: Gateway, engine: Engine) -> N
     assert intake.task_counts(engine) == [{"state": "INIT", "wait": "dispatch", "tasks": 2}]
 
 
-@pytest.mark.parametrize(
-    ("fields", "status", "field"),
-    [
-        ({"client": "nobody"}, 404, "client"),
-        ({"client": "no\nbody"}, 422, "client"),
-        ({"family": "nothing"}, 404, "family"),
-        ({"size": -1}, 422, "size"),
-        ({"size": 1_000_001}, 422, "size"),
-        ({"size": "5"}, 422, "size"),
-        ({"size": True}, 422, "size"),
-        ({"expires_s": 0}, 422, "expires_s"),
-        ({"expires_s": 1e300}, 422, "expires_s"),
-        ({"idempotency_key": "k" * 3000}, 422, "idempotency_key"),
-        ({"sise": 5}, 422, "sise"),
-        ({"payload": "x" * 2_000_000}, 422, "payload"),
-    ],
-)
-def test_a_bad_value_is_refused_by_name(
-    gateway: Gateway, engine: Engine, fields: dict[str, object], status: int, field: str
-) -> None:
-    refused(gateway.submit(task(**fields)), status, field)
+BAD_VALUES: list[tuple[dict[str, object], int, str]] = [
+    ({"client": "nobody"}, 404, "client"),
+    ({"client": "no\nbody"}, 422, "client"),
+    ({"family": "nothing"}, 404, "family"),
+    ({"size": -1}, 422, "size"),
+    ({"size": 1_000_001}, 422, "size"),
+    ({"size": "5"}, 422, "size"),
+    ({"size": True}, 422, "size"),
+    ({"expires_s": 0}, 422, "expires_s"),
+    ({"expires_s": 1e300}, 422, "expires_s"),
+    ({"idempotency_key": "k" * 3000}, 422, "idempotency_key"),
+    ({"sise": 5}, 422, "sise"),
+    ({"payload": "x" * 2_000_000}, 422, "payload"),
+]
+
+
+def test_a_bad_value_is_refused_by_name(gateway: Gateway, engine: Engine) -> None:
+    for fields, status, field in BAD_VALUES:
+        refused(gateway.submit(task(**fields)), status, field)
     assert intake.task_counts(engine) == []
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"",
-        b'{"client": "R",',
-        b"\xff\xfe",
-        b"[" * 100_000,
-        b'{"client":"R","family":"f","payload":NaN}',
-        b'{"client":"R","family":"f","payload":1e999}',
-        b'{"client":"R","family":"f","payload":"\\u0000"}',
-        b'{"client":"R","family":"f","payload":"\\ud800"}',
-        b'{"client":"R","family":"f","payload":' + b"[" * 100 + b"]" * 100 + b"}",
-    ],
-)
-def test_what_is_not_plain_json_is_refused(gateway: Gateway, raw: bytes) -> None:
-    refused(gateway.ask("POST", "/v1/tasks", raw=raw), 400, "body")
+NOT_JSON = [
+    b"",
+    b'{"client": "R",',
+    b"\xff\xfe",
+    b"[" * 100_000,
+    b'{"client":"R","family":"f","payload":NaN}',
+    b'{"client":"R","family":"f","payload":1e999}',
+    b'{"client":"R","family":"f","payload":"\\u0000"}',
+    b'{"client":"R","family":"f","payload":"\\ud800"}',
+    b'{"client":"R","family":"f","payload":' + b"[" * 100 + b"]" * 100 + b"}",
+]
+
+
+def test_what_is_not_plain_json_is_refused(gateway: Gateway) -> None:
+    for raw in NOT_JSON:
+        refused(gateway.ask("POST", "/v1/tasks", raw=raw), 400, "body")
 
 
 def test_a_body_must_be_an_object_declared_as_json(gateway: Gateway) -> None:
@@ -271,7 +271,7 @@ def test_a_body_must_be_an_object_declared_as_json(gateway: Gateway) -> None:
 
 
 def test_a_long_body_is_refused_while_it_is_read(gateway: Gateway) -> None:
-    long = b" " * (BODY_MAX_BYTES + 1)
+    long = b" " * (3 * BODY_MAX_BYTES)
     refused(gateway.ask("POST", "/v1/tasks", raw=long), 413, "body")
     # Without a declared length, in chunks: only counting finds out.
     connection = http.client.HTTPConnection(gateway.host, gateway.port, timeout=60)
@@ -400,7 +400,7 @@ def test_paths_methods_and_parameters_that_are_not_there(gateway: Gateway) -> No
     refused(gateway.ask("GET", "/v1/tasks?state=DONE"), 422, "state")
 
 
-def test_an_outage_of_postgresql_accepts_nothing_and_passes(
+def test_an_outage_of_postgresql_accepts_nothing_and_passes(  # noqa: PLR0917
     gateway: Gateway,
     servers: Servers,
     database_url: str,
@@ -422,6 +422,7 @@ def test_an_outage_of_postgresql_accepts_nothing_and_passes(
         assert (ready.status, ready.body["checks"]["redis"]) == (503, "ok")
         assert "postgresql" in ready.body["detail"]
     until(lambda: gateway.ask("GET", "/readyz").status == 200)
+    engine.dispose()  # ours was cut off too
     assert intake.task_counts(engine) == [{"state": "INIT", "wait": "dispatch", "tasks": 1}]
     # It listens again, or reads again once it does: who waited through the outage is told.
     intake.cancel(engine, before, now)
@@ -483,10 +484,6 @@ def test_a_signal_stops_it_and_whoever_waits_is_answered(
     answer = waiting.result(SOON_S)
     assert (answer.status, answer.body["state"]) == (200, "INIT")
     assert gateway.process.wait(SOON_S) == 0
-
-
-def test_it_listens_on_loopback_by_default(gateway: Gateway) -> None:
-    assert gateway.host == "127.0.0.1"
 
 
 def test_a_port_in_use_is_one_line_and_exit_5(database_url: str, redis_url: str) -> None:

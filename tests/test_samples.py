@@ -143,7 +143,7 @@ def test_slow_agent_is_slow_and_right() -> None:
     with started(command("slow", "json")) as (_, url):
         (reply,) = replies(agent_at(url), 1)
     assert judge(FAMILY, PAYLOAD, reply).passed
-    assert SLOW_S <= reply.latency_s < SLOW_S + 0.5
+    assert SLOW_S <= reply.latency_s < FAMILY.deadline_s
 
 
 def test_limited_agent_says_when_to_come_back() -> None:
@@ -173,16 +173,19 @@ def test_hanging_agent_leaves_some_calls_unanswered() -> None:
 
 
 def test_held_calls_are_answered_after_the_release() -> None:
-    async def held(session: aiohttp.ClientSession, base: str) -> int:
-        async with session.get(f"{base}/held") as response:
-            return int((await response.json())["held"])
+    async def until(session: aiohttp.ClientSession, base: str, count: int) -> None:
+        held = -1
+        while held != count:
+            async with session.get(f"{base}/held") as response:
+                held = (await response.json())["held"]
 
     async def scene(client: AgentClient) -> list[Reply]:
         base = url.removesuffix("/run")
         async with aiohttp.ClientSession() as session, asyncio.timeout(10):
+            assert (await ask(client, agent_at(url), 0.2)).outcome is Outcome.TIMEOUT
+            await until(session, base, 0)  # nothing is kept for who has hung up
             calls = [asyncio.create_task(ask(client, agent_at(url))) for _ in range(3)]
-            while await held(session, base) < 3:
-                pass
+            await until(session, base, 3)
             assert not any(call.done() for call in calls)
             async with session.post(f"{base}/release") as response:
                 assert (await response.json()) == {"released": 3}
@@ -206,7 +209,11 @@ def test_agent_that_cannot_listen_says_so() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         done = subprocess.run(
-            command("good", "json", port=port), capture_output=True, text=True, timeout=20
+            command("good", "json", port=port),
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
     assert done.returncode == 1
     assert f"a cannot listen on port {port}" in done.stderr

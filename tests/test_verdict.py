@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import socket
-from typing import Any
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,13 @@ documents = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=10,
 )
+
+
+def deep(levels: int) -> Json:
+    schema: Json = True
+    for _ in range(levels):
+        schema = {"not": schema}
+    return schema
 
 
 def verdict(validator: dict[str, Json], output: Json, payload: Json = None) -> Verdict:
@@ -125,16 +133,58 @@ def test_validator_that_breaks_blames_nobody(validator: dict[str, Json], name: s
     assert result.reason.startswith(f"validator {name} broke: ")
 
 
-def test_remote_reference_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect(*_args: Any) -> None:
-        raise AssertionError("the network was used")
+def test_remote_reference_is_never_fetched() -> None:
+    asked: list[str] = []
 
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    schema = {"$ref": "http://127.0.0.1:9/schema.json"}
-    result = verdict({"type": "json_schema", "schema": schema}, 1)
+    class Schemas(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+    with HTTPServer(("127.0.0.1", 0), Schemas) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/s.json"
+        result = verdict({"type": "json_schema", "schema": {"$ref": url}}, 1)
+        server.shutdown()
     assert (result.passed, result.severe) == (False, False)
-    assert "Unresolvable" in result.reason
-    assert "http://127.0.0.1:9/schema.json" in result.reason
+    assert url in result.reason
+    assert asked == []
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package of somebody else's validators, most of them bad."""
+    names = ("even", "yes", "crash", "nothing", "absent")
+    (tmp_path / "their_validators.py").write_text(
+        "def even(payload, output): return None if output % 2 == 0 else 'is odd'\n"
+        "def yes(payload, output): return True\n"
+        "def crash(payload, output): raise RecursionError('too deep')\n"
+        "nothing = None\n"
+    )
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    entries = "".join(f"{name} = their_validators:{name}\n" for name in names)
+    (info / "entry_points.txt").write_text(f"[clearlane.validators]\n{entries}")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("plugins")
+def test_validators_of_others_are_found_and_their_faults_contained() -> None:
+    def by(name: str, output: Json) -> tuple[bool, bool, str]:
+        result = verdict({"type": "python", "entry": name}, output)
+        return result.passed, result.severe, result.reason
+
+    assert by("even", 2) == (True, False, "passed even")
+    assert by("even", 3) == (False, True, "even: is odd")
+    assert by("yes", 3)[:2] == (False, False)
+    assert "returned bool instead of None or a text" in by("yes", 3)[2]
+    assert by("crash", 3) == (False, False, "validator crash broke: RecursionError: too deep")
+    check_validator({"type": "python", "entry": "even"})
+    for name, words in (("nothing", "not callable"), ("absent", "does not load")):
+        assert by(name, 3)[:2] == (False, False)
+        with pytest.raises(BadInput, match=words):
+            check_validator({"type": "python", "entry": name})
 
 
 @given(documents, documents)
@@ -176,12 +226,23 @@ def test_judging_never_raises(schema: Json, output: Json) -> None:
         (
             {"type": "json_schema", "schema": {"items": {"$ref": "http://example.org/s"}}},
             "validator.schema",
-            "http://example.org/s leads out",
+            "http://example.org/s leads nowhere",
         ),
         (
             {"type": "json_schema", "schema": {"not": {"$ref": "#/$defs/nowhere"}}},
             "validator.schema",
-            "#/$defs/nowhere leads out",
+            "#/$defs/nowhere leads nowhere",
+        ),
+        *(
+            ({"type": "json_schema", "schema": schema}, "validator.schema", words)
+            for schema, words in (
+                ({"$dynamicRef": "#nowhere"}, "#nowhere leads nowhere"),
+                ({"$ref": "#/title/x", "title": "t"}, "cannot be used: ValueError"),
+                ({"$schema": []}, "cannot be used"),
+                ({"$ref": "#"}, "cannot be used: RecursionError"),
+                ({"pattern": "("}, "not a 'regex'"),
+                (deep(3000), "cannot be used: RecursionError"),
+            )
         ),
         ({"type": "exact"}, "validator.value", "missing"),
         ({"type": "numeric", "value": 1}, "validator.tolerance", "missing"),
@@ -220,4 +281,7 @@ def test_checking_only_ever_raises_bad_input(spec: dict[str, Json]) -> None:
     try:
         check_validator(spec)
     except BadInput as error:
-        assert error.field.startswith("validator.")
+        refused = error.field
+    else:
+        refused = "validator."
+    assert refused.startswith("validator.")

@@ -192,22 +192,27 @@ def _check_agent(agent: AgentSection, place: Place, refuse: _Refusal) -> None:
 def _url_fault(agent: AgentSection) -> str | None:
     """Why this agent cannot be called there, or None."""
     if agent.kind == "echo":
-        return f"kind echo is not called: {agent.url!r}" if agent.url not in ("", "echo:") else None
+        return None if agent.url in ("", "echo:") else "kind echo is not called"
+    if " " in agent.url or printable(agent.url, len(agent.url)) != agent.url:
+        return "it holds a space or a control character"
     try:
         parts = urlsplit(agent.url)
-        host, _ = parts.hostname, parts.port
+        _ = parts.port
     except ValueError as error:
         return printable(f"it is no URL: {error}")
-    if parts.scheme not in ("http", "https") or not host:
-        return f"{printable(repr(agent.url), 80)} cannot be called"
-    if printable(agent.url, len(agent.url)) != agent.url or " " in agent.url:
-        return "it holds a space or a control character"
-    if parts.username is not None or parts.password is not None:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return f"{_shown(agent.url)} cannot be called"
+    if "@" in parts.netloc:
         return "it holds a user or password, which belong into headers"
+    return _host_fault(parts.hostname)
+
+
+def _host_fault(host: str) -> str | None:
     try:
-        return AddressPolicy().refusal(str(ip_address(host)))
+        address = str(ip_address(host))
     except ValueError:
         return None  # a name: what it resolves to is checked at every call
+    return AddressPolicy().refusal(address)
 
 
 def _check_family(family: FamilySection, place: Place, refuse: _Refusal) -> None:

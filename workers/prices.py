@@ -1,15 +1,24 @@
-"""The price list: what every agent asks for a task of a given size now. Rows M10, M11."""
+"""The price list: what each agent asks for a task now, and whether it would take it.
+
+The router's own pure functions on the same facts; nothing is reserved. Rows M10, M11.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
-from ledger.errors import NotFound
+from ledger import snapshots
+from ledger.errors import BadInput, NotFound
+from ledger.intake import SIZE_MAX
 from ledger.model import Agent, Family
+from ledger.registry import Registry
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, cost_ub
 from scheduler.price import effective_price
+from scheduler.reservations import Standing
 from scheduler.router import Seat, eligible
+from scheduler.snapshot import decode_snapshot
 from tasks.context import Context
 
 SIZE_DEFAULT = 100  # tokens
@@ -17,21 +26,21 @@ SIZE_DEFAULT = 100  # tokens
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PriceRow:
-    """One agent. `cost_ub` would be paid, `price_ub` is compared; None: it has no room now.
+    """One agent's offer. `cost_ub` and `price_ub` are None when the size does not fit in `y`.
 
-    y, y_max: free and whole capacity in tokens. k: curve strength. f, s: risk premium, quality.
-    state: "open", "full", "resting", "suspended" or "unfit"; `reason` says it in words.
+    state: "open", or why not: "suspended", "unfit" (the family's constraints), "resting" or
+    "full"; `reason` says it in words, empty when open.
     """
 
     agent: str
-    y: float
-    y_max: int
+    y: float  # free capacity, tokens
+    y_max: int  # tokens
     k: int
     f: float
     s: float
     in_flight: int
-    cost_ub: int | None
-    price_ub: float | None
+    cost_ub: int | None  # what would be paid
+    price_ub: float | None  # what the router compares
     state: str
     reason: str
 
@@ -39,40 +48,56 @@ class PriceRow:
 def price_list(
     context: Context, size: int | None = None, family: str | None = None
 ) -> list[PriceRow]:
-    """Every agent by name, for `size` tokens: the family's if None, or `SIZE_DEFAULT`.
+    """Every agent's offer for a task of `size` tokens, by agent.
 
-    Raises NotFound for an unknown family, Unavailable when PostgreSQL or Redis is away.
+    Without a size the family's own counts, without either 100 tokens. Raises NotFound for an
+    unknown family, BadInput for an impossible size, Unavailable.
     """
     registry = context.registry()
-    wanted = registry.families.get(family) if family is not None else None
-    if family is not None and wanted is None:
-        raise NotFound("family", f"{family!r} is not known", "add it to the configuration file")
-    board, _ = context.reservations.look(list(registry.agents))
+    wanted = _family(registry, family)
+    if size is None:
+        size = wanted.size if wanted else SIZE_DEFAULT
+    if not 0 < size <= SIZE_MAX:
+        raise BadInput("size", f"{size} is not possible", f"use 1 to {SIZE_MAX} tokens")
     now_ms = context.now_ms()
-    rows = []
-    for name, agent in registry.agents.items():
-        pool, judged = board.get(name, _unseen(agent, now_ms))
-        seat = Seat.open(agent, pool, judged, registry.routing, now_ms)
-        rows.append(_row(seat, _size(size, wanted), wanted, now_ms))
-    return rows
+    standings = _standings(context, registry, now_ms)
+    return [
+        _row(Seat.open(agent, *standings[name], registry.routing, now_ms), size, wanted, now_ms)
+        for name, agent in registry.agents.items()
+    ]
 
 
-def _unseen(agent: Agent, now_ms: int) -> tuple[Pool, Judgement]:
-    """An agent that Redis does not know yet: full and without a record."""
-    return Pool(y_mt=agent.y_max * MT, refilled_at_ms=now_ms), Judgement(judged_at_ms=now_ms)
+def _family(registry: Registry, name: str | None) -> Family | None:
+    if name is None:
+        return None
+    if name not in registry.families:
+        known = ", ".join(sorted(registry.families)) or "none"
+        raise NotFound("family", f"{name!r} is not known", f"use one of those there are: {known}")
+    return registry.families[name]
 
 
-def _size(size: int | None, family: Family | None) -> int:
-    if size is not None:
-        return size
-    return SIZE_DEFAULT if family is None else family.size
+def _standings(context: Context, registry: Registry, now_ms: int) -> dict[str, Standing]:
+    """Each agent's pool and judgement; one without a pool as its first reservation will find it."""
+    found, _ = context.reservations.look(list(registry.agents))
+    missing = registry.agents.keys() - found.keys()
+    known = snapshots.load(context.engine) if missing else {}
+    for name in missing:
+        rests_ms, judged = 0, Judgement(judged_at_ms=now_ms)
+        if name in known:
+            pool, judged = decode_snapshot(known[name])
+            rests_ms = pool.next_available_ms
+        full_mt = registry.agents[name].y_max * MT
+        found[name] = (
+            Pool(y_mt=full_mt, refilled_at_ms=now_ms, next_available_ms=rests_ms),
+            judged,
+        )
+    return found
 
 
 def _row(seat: Seat, size: int, family: Family | None, now_ms: int) -> PriceRow:
-    agent = seat.agent
-    fits = size * MT < seat.y_mt
-    cost = cost_ub(agent.k, seat.y_mt, size * MT) if fits else None
-    state, reason = _state(seat, size, family, now_ms)
+    agent, size_mt = seat.agent, size * MT
+    cost = cost_ub(agent.k, seat.y_mt, size_mt) if size_mt < seat.y_mt else None
+    state, reason = _state(seat, size_mt, family, now_ms)
     return PriceRow(
         agent=agent.id,
         y=seat.y_mt / MT,
@@ -88,17 +113,30 @@ def _row(seat: Seat, size: int, family: Family | None, now_ms: int) -> PriceRow:
     )
 
 
-def _state(seat: Seat, size: int, family: Family | None, now_ms: int) -> tuple[str, str]:
-    agent = seat.agent
+def _state(  # noqa: PLR0911 - one reason each
+    seat: Seat, size_mt: int, family: Family | None, now_ms: int
+) -> tuple[str, str]:
+    """Whether the router would consider this seat, and if not, the first reason against it."""
+    agent, rests_ms = seat.agent, seat.pool.next_available_ms - now_ms
     if agent.suspended:
         return "suspended", "taken out of routing"
     if family is not None and not eligible(agent, family):
-        return "unfit", f"lacks the tools, data domain or region that {family.id} needs"
-    rest_ms = seat.pool.next_available_ms - now_ms
-    if rest_ms > 0:
-        return "resting", f"opens in {rest_ms / 1000:.1f} s"
+        return "unfit", _unfit(agent, family)
+    if rests_ms > 0:
+        return "resting", f"takes nothing for {ceil(rests_ms / 100) / 10:g} s"
     if seat.free_slots <= 0:
-        return "full", f"all {agent.slots} slots are taken"
-    if size * MT >= seat.y_mt:
-        return "full", f"{seat.y_mt / MT:g} tokens are free, the task needs more than that"
-    return "open", ""
+        return "full", f"all of its {agent.slots} slots are taken"
+    if size_mt < seat.y_mt:
+        return "open", ""
+    if size_mt < agent.y_max * MT:
+        return "full", f"only {seat.y_mt / MT:g} tokens are free"
+    return "full", f"it has {agent.y_max} tokens when idle, and never gives its last"
+
+
+def _unfit(agent: Agent, family: Family) -> str:
+    lacking = sorted(family.tools - agent.tools)
+    if lacking:
+        return f"lacks the tool {', '.join(lacking)}"
+    if family.domain not in agent.domains:
+        return f"may not see data of the domain {family.domain}"
+    return f"is not in the region {family.region}"

@@ -25,14 +25,16 @@ import structlog
 from ledger.errors import ClearlaneError, InvariantBroken
 from workers import home as homes
 from workers import leftovers
-from workers.process import Process
+from workers.process import Process, Ready
 from workers.restarts import RestartPolicy, next_start
 from workers.users import identity
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOG_TAIL_LINES = 15
 LOG_TAIL_BYTES = 64 * 1024
 STRAYS_TIMEOUT_S = 2.0  # for what a process started and left behind when it ended itself
 POLL_S = 0.05
+PROBE_TIMEOUT_S = 10.0
 
 log = structlog.get_logger()
 
@@ -120,7 +122,9 @@ class Supervisor:
         Raises StartFailed, with nothing left running, when a process does not become ready.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # Who ignores a signal for us, as nohup does, means it.
+        numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        for number in numbers:
             loop.add_signal_handler(number, self._on_signal)
         try:
             if await self._until_stop(self._start()):
@@ -133,7 +137,7 @@ class Supervisor:
         finally:
             await self._stop_all()
             (self._home / homes.RUN).unlink(missing_ok=True)
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in numbers:
                 loop.remove_signal_handler(number)
 
     def _on_signal(self) -> None:
@@ -178,6 +182,7 @@ class Supervisor:
             child = self._children[process.name]
             code = await child.wait()
             _kill_group(child.pid)
+            del self._children[process.name]  # its pid may soon be somebody else's
             reason = f"ended with {_exit(code)}"
             while True:
                 pause_s = next_start(starts, time.monotonic(), self._policy)
@@ -242,7 +247,10 @@ class Supervisor:
             keeper.cancel()
         await asyncio.gather(*self._keepers.values(), return_exceptions=True)
         for stage in reversed(self._stages):
-            await asyncio.gather(*(self._end(process) for process in stage.processes))
+            ends = [self._end(process) for process in stage.processes]
+            for error in await asyncio.gather(*ends, return_exceptions=True):
+                if error is not None:  # the others still have to be stopped
+                    log.error("process not stopped cleanly", reason=str(error))
             for process in stage.processes:
                 if process.name in self._statuses:
                     restarts = self._statuses[process.name].restarts
@@ -251,7 +259,7 @@ class Supervisor:
 
     async def _end(self, process: Process) -> None:
         """Signal, wait, kill; then whatever of its group is still there."""
-        child = self._children.pop(process.name, None)
+        child = self._children.get(process.name)
         if child is None:
             return
         if child.returncode is None:
@@ -261,6 +269,7 @@ class Supervisor:
         killed = child.returncode is None
         _kill_group(child.pid)
         await child.wait()
+        self._children.pop(process.name, None)
         if killed:
             log.warning("process killed", name=process.name)
             if process.clear is not None:  # its children may be in groups of their own
@@ -280,7 +289,8 @@ class Supervisor:
         self._statuses[status.name] = status
         self._write()
         if before is None or before.state != status.state:
-            self._report(status)
+            with suppress(OSError):  # nobody reads any more: no reason to stop working
+                self._report(status)
 
     def _write(self) -> None:
         run = {
@@ -315,23 +325,30 @@ class Supervisor:
 async def _await_ready(process: Process, child: Child) -> str | None:
     """None once the process is ready; else why it is not, after its death or its timeout."""
     exit_ = asyncio.ensure_future(child.wait())
+    deadline = time.monotonic() + process.ready_timeout_s
     try:
-        async with asyncio.timeout(process.ready_timeout_s):
-            return await _ready_or_dead(process, exit_)
-    except TimeoutError:
-        return f"not ready after {process.ready_timeout_s:g} s"
+        if process.ready is None:
+            await asyncio.wait({exit_}, timeout=process.settle_s)
+        while not exit_.done():
+            reason = None if process.ready is None else await _ask(process.ready)
+            if reason is None:
+                return None
+            if time.monotonic() > deadline:
+                return f"not ready after {process.ready_timeout_s:g} s: {reason}"
+            await asyncio.wait({exit_}, timeout=POLL_S)
+        return f"ended with {_exit(exit_.result())}"
     finally:
         exit_.cancel()
 
 
-async def _ready_or_dead(process: Process, exit_: asyncio.Future[int]) -> str | None:
-    if process.ready is None:
-        await asyncio.wait({exit_}, timeout=process.settle_s)
-    while not exit_.done():
-        if process.ready is None or await process.ready() is None:
-            return None
-        await asyncio.wait({exit_}, timeout=POLL_S)
-    return f"ended with {_exit(exit_.result())}"
+async def _ask(ready: Ready) -> str | None:
+    """One try of a readiness check, bounded. A faulty check is a failed one: the rest lives on."""
+    try:
+        return await asyncio.wait_for(ready(), PROBE_TIMEOUT_S)
+    except TimeoutError:
+        return "no answer"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 async def _all_or_first_error(work: Sequence[Awaitable[None]]) -> None:

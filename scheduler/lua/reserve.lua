@@ -3,7 +3,7 @@
 -- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<client>  [4] leases
 -- ARGV[1] member  [2] now_ms  [3] lease_until_ms  [4] size_mt  [5] y_seen_mt  [6] refill_mt
 --     [7] refilled_seen_ms  [8] y_max_mt  [9] slots  [10] cooldown_ms  [11] cost_ub
---     [12] spendable_ub  [13] released_seen_ub  [14...] name, value of the saga's fields
+--     [12] spendable_ub  [13] released_seen_ub  [14] the saga's sheet
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 'DUPLICATE'
 end
@@ -35,6 +35,6 @@ if tonumber(ARGV[10]) > 0 then
   redis.call('HSET', KEYS[1], 'next_available_ms', string.format('%.0f', now + tonumber(ARGV[10])))
 end
 redis.call('HINCRBY', KEYS[3], 'reserved_ub', ARGV[11])
-redis.call('HSET', KEYS[2], 'state', 'RESERVED', unpack(ARGV, 14))
+redis.call('HSET', KEYS[2], 'state', 'RESERVED', 'sheet', ARGV[14])
 redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
 return 'OK'

@@ -37,11 +37,15 @@ COMMANDS: Mapping[str, str] = {
 class Clearlane(click.Group):
     """Loads a command's module only when it is needed; tells every error of ours in one line."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """All names, in the order of the table."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
         """The command, or None when there is no such name."""
         if cmd_name not in COMMANDS:
             return None
@@ -85,6 +89,12 @@ def main(ctx: click.Context) -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly failed, 5 refused.
     """
     if ctx.invoked_subcommand == "up":
-        from workers.cli.wiring import wiring
+        from workers import wiring
+        from workers.cli.stack import Wiring
 
-        ctx.obj = wiring()
+        ctx.obj = Wiring(
+            migrate=wiring.migrate,
+            configure=wiring.configure,
+            fleet=wiring.sample_fleet,
+            command=wiring.COMMAND,
+        )

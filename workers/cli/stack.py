@@ -49,10 +49,10 @@ class Wiring:
 
     migrate: Callable[[str], None]
     """Brings the database at a URL to the current schema."""
-    configure: Callable[[str, Path], None]
-    """Applies a configuration file to the database at a URL."""
-    fleet: Callable[[Path], Sequence[Process]]
-    """The sample agents, for a home."""
+    configure: Callable[[str, Path], Sequence[str]]
+    """Applies a configuration file to the database at a URL; says what it changed."""
+    fleet: Callable[[Path], tuple[Sequence[Process], Path]]
+    """The sample agents for a home, and the configuration that names them."""
     command: tuple[str, ...]
     """How a copy of this program is started: what `--detach` runs."""
 
@@ -169,11 +169,13 @@ def _foreground(
     configure_logs(settings)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # the plan, not every step of it
     console = _console()
+    configurations = [] if config is None else [config]
 
     def prepare(database_url: str) -> None:
         wiring.migrate(database_url)
-        if config is not None:
-            wiring.configure(database_url, config)
+        for path in configurations:
+            for change in wiring.configure(database_url, path):
+                console.print(change, markup=False)
 
     def report(status: Status) -> None:
         if status.state is State.RUNNING:
@@ -181,7 +183,10 @@ def _foreground(
 
     with homes.locked(home):
         leftovers.reclaim(home)
-        extra = wiring.fleet(home) if fleet == "sample" else ()
+        extra: Sequence[Process] = ()
+        if fleet == "sample":
+            extra, path = wiring.fleet(home)
+            configurations.insert(0, path)
         stack = plan(settings, home, prepare=prepare, extra=extra)
         supervisor = Supervisor(
             home=home,

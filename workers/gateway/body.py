@@ -6,7 +6,6 @@ from collections.abc import Callable
 from email.message import Message as Headers
 from typing import TypeVar
 
-import anyio
 from anyio import to_thread
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -17,8 +16,6 @@ from tasks.jsontext import parse
 from workers.gateway.problems import Refused, bad_input
 
 BODY_MAX_BYTES = 4 << 20
-DRAIN_MAX_BYTES = 16 << 20  # a client that is still sending would miss the answer
-DRAIN_S = 2.0
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,7 +39,6 @@ class BodyLimit:
             message = await receive()
             count += len(message.get("body", b""))
             if count > BODY_MAX_BYTES:
-                await _drain(message, receive)
                 raise Refused(
                     413,
                     "body",
@@ -52,14 +48,6 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
-
-
-async def _drain(message: Message, receive: Receive) -> None:
-    left = DRAIN_MAX_BYTES
-    with anyio.move_on_after(DRAIN_S):
-        while left > 0 and message.get("more_body"):
-            message = await receive()
-            left -= len(message.get("body", b""))
 
 
 async def read(request: Request, decode: Callable[[bytes], T]) -> T:

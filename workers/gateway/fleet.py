@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 
 from ledger import model
 from ledger.db import instant
@@ -37,7 +37,9 @@ async def list_agents(here: Here) -> list[Agent]:
 
 
 @router.get("/agents/{agent}", summary="One agent", responses=documented(404, 503))
-async def show_agent(here: Here, agent: str) -> Agent:
+async def show_agent(
+    here: Here, agent: Annotated[str, Path(description="An agent's id.")]
+) -> Agent:
     """An agent as registered, and how it stands now."""
     registry = await here.ledger(here.context.registry)
     found = registry.agents.get(agent)
@@ -55,7 +57,7 @@ async def list_prices(
         Query(ge=1, le=SIZE_MAX, description="Tokens; the family's size if absent, or 100."),
     ] = None,
     family: Annotated[
-        str | None, Query(pattern=NAME, description="Only agents that could take its tasks.")
+        str | None, Query(pattern=NAME, description="Hold agents against its constraints.")
     ] = None,
 ) -> list[Price]:
     """The price list for a task of this size. It moves with every task that is placed."""

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from ledger import intake
 from ledger.errors import BadInput, Unavailable
@@ -36,6 +36,7 @@ Patience = Annotated[
         description="Answer when the task has ended, at the latest after so many seconds.",
     ),
 ]
+Name = Annotated[str, Path(description="A task's id.")]
 Key = Annotated[
     str | None,
     Header(
@@ -120,7 +121,7 @@ async def list_tasks(
 
 
 @router.get("/{task}", summary="One task with its result", responses=documented(404, 503))
-async def show(here: Here, task: str, wait_s: Patience = 0.0) -> Task:
+async def show(here: Here, task: Name, wait_s: Patience = 0.0) -> Task:
     """State, why it waits, its attempts, what it cost and what came out."""
     task = checked_id(task)
     found = await _task(here, task)
@@ -131,7 +132,7 @@ async def show(here: Here, task: str, wait_s: Patience = 0.0) -> Task:
 
 
 @router.post("/{task}/cancel", summary="Cancel a task", responses=documented(404, 409, 503))
-async def cancel(here: Here, task: str) -> Task:
+async def cancel(here: Here, task: Name) -> Task:
     """End a task that has not ended. What an agent is doing for it will not be paid.
 
     Cancelling twice is no error; a task that ended otherwise is a conflict.

@@ -91,7 +91,7 @@ policy = "paper"
 
 [[clients]]
 id = "R"
-mint = "2000"
+mint = "100000"
 
 [[families]]
 id = "outline"

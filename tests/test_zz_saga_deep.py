@@ -1,0 +1,523 @@
+"""The whole saga, step by step in one process: real ledger, real reservations, and a transport that
+delivers messages in any order, twice, or never."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import Engine
+
+import tasks.messages
+from ledger import accounts, attempts, check, intake
+from ledger.model import AttemptKey, Outcome, Reply, TaskState, Wait
+from ledger.registry import suspend
+from scheduler.pool import MT, refill_mt
+from scheduler.reservations import Reservations, connect
+from tasks import abort, commit, execute, reserve, sweep, validate
+from tasks.calls import Call
+from tasks.context import Context, bind
+from tasks.messages import ABORT, COMMIT, EXECUTE, RESERVE, VALIDATE, send
+from tests.makers import UB, agent, balance_ub, client, family, install, submit
+
+MARGIN_S = 1.0
+STEPS: dict[str, Callable[[Any], None]] = {
+    RESERVE: reserve.reserve,
+    EXECUTE: execute.execute,
+    VALIDATE: validate.validate,
+    COMMIT: commit.commit,
+    ABORT: abort.abort,
+}
+AGENTS = [
+    agent("A", y_max=1000, slots=3),
+    agent("B", y_max=600, slots=2),
+    agent("C", y_max=500, slots=4, refill_per_s=100),
+]
+FAMILIES = [
+    family("good", max_attempts=3),
+    family("bad", max_attempts=2, validator={"type": "exact", "value": "never"}),
+]
+REPLIES = [
+    Reply(outcome=Outcome.OK, latency_s=0.1),
+    Reply(outcome=Outcome.TIMEOUT, latency_s=5.0),
+    Reply(outcome=Outcome.RATE_LIMITED, latency_s=0.1, retry_after_s=2.0),
+    Reply(outcome=Outcome.ERROR, latency_s=0.1, detail="HTTP 500"),
+]
+_names = itertools.count()
+POOR_UB, RICH_UB = 1_500 * UB, 1_000_000 * UB
+
+
+class Transport:
+    """Celery's part: keeps what is sent until somebody delivers it."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, list[Any]]] = []
+
+    def send_task(self, name: str, args: list[Any], **_shown: str) -> None:
+        self.messages.append((name, args[0]))
+
+    def deliver(self, index: int, *, keep: bool = False) -> str:
+        name, message = self.messages[index] if keep else self.messages.pop(index)
+        STEPS[name](message)
+        return name
+
+
+class Agents:
+    """The execute step's loop: answers at once, with what the test has in store, or never."""
+
+    def __init__(self) -> None:
+        self.next: list[Reply | None] = []
+        self.calls = Counter[AttemptKey]()
+
+    def start(self, calls: Sequence[Call]) -> None:
+        replies = {}
+        for call in calls:
+            self.calls[call.key] += 1
+            planned = self.next.pop(0) if self.next else REPLIES[0]
+            if planned is not None:
+                output = call.payload if planned.outcome is Outcome.OK else None
+                replies[call.key] = Reply(
+                    outcome=planned.outcome,
+                    latency_s=planned.latency_s,
+                    output=output,
+                    detail=planned.detail,
+                    retry_after_s=planned.retry_after_s,
+                )
+        if replies:
+            execute.forward(replies)
+
+
+class Fleet:
+    """One installation in one process, on a clock that the test moves."""
+
+    def __init__(self, engine: Engine, at: Reservations, start_s: float) -> None:
+        self.engine, self.at, self.now_s = engine, at, start_s
+        self.transport, self.agents = Transport(), Agents()
+        self.context = Context(
+            engine=engine, reservations=at, lease_margin_s=MARGIN_S, clock=lambda: self.now_s
+        )
+        bind(self.context)
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.now_s, UTC)
+
+    def dispatch(self, limit: int = 64, hold: int = 9) -> int:
+        """What the dispatcher does, one claim."""
+        claims = attempts.claim(
+            self.engine, limit=limit, hold=hold, margin_s=2 * MARGIN_S, now=self.now
+        )
+        send(RESERVE, [item.key for item in claims if not item.alone])
+        for item in claims:
+            if item.alone:
+                send(RESERVE, [item.key])
+        return len(claims)
+
+    def deliver_all(self) -> None:
+        while self.transport.messages:
+            self.transport.deliver(0)
+
+    def drain(self) -> None:
+        """Faults are off: everything that waits must come to its end."""
+        self.agents.next.clear()
+        for _ in range(200):
+            self.deliver_all()
+            sweep.sweep()
+            self.deliver_all()
+            if not self.dispatch():
+                waiting = intake.task_counts(self.engine)
+                if all(row["state"] != "INIT" for row in waiting) and not self.in_flight():
+                    return
+                self.now_s += 1.5
+        raise AssertionError(f"never quiet: {intake.task_counts(self.engine)}")
+
+    def in_flight(self) -> int:
+        return self.at.count_in_flight()
+
+    def row(self, task: str) -> dict[str, Any]:
+        return intake.task_row(self.engine, task)
+
+
+@pytest.fixture
+def fleet(
+    engine: Engine, reservations: Reservations, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Fleet]:
+    install(
+        engine, now, clients=[client()], agents=AGENTS, families=FAMILIES,
+        params={"routing": {"seed": 1}},
+    )  # fmt: skip
+    made = Fleet(engine, reservations, now.timestamp())
+    monkeypatch.setattr(tasks.messages, "current_app", made.transport)
+    monkeypatch.setattr(execute, "_loop", lambda: made.agents)
+    yield made
+
+
+def test_a_good_task_is_paid_its_quoted_price(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    path = []
+    while fleet.transport.messages:
+        path.append(fleet.transport.deliver(0))
+    assert path == [RESERVE, EXECUTE, VALIDATE, COMMIT]
+    row = fleet.row(task)
+    assert (row["state"], row["output"]) == ("COMMITTED", {"n": 0})
+    assert balance_ub(fleet.engine, "client:R") == 2_000_000_000 - row["cost_ub"]
+    assert fleet.in_flight() == 0
+
+
+def test_a_bad_task_goes_elsewhere_and_then_to_quarantine(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="bad")
+    fleet.drain()
+    row = fleet.row(task)
+    assert (row["state"], row["failures"]) == ("QUARANTINED", 2)
+    first, second = row["attempts"]
+    assert first["agent"] != second["agent"]
+    assert [item["f_after"] for item in row["attempts"]] == [5.0, 5.0]
+    assert first["s_after"] == pytest.approx(0.7)
+    assert balance_ub(fleet.engine, "client:R") == 2_000_000_000
+
+
+def test_an_agent_that_said_429_rests_as_long_as_it_asked(fleet: Fleet) -> None:
+    submit(fleet.engine, fleet.now, to="good")
+    fleet.agents.next = [REPLIES[2]]
+    fleet.dispatch()
+    fleet.deliver_all()
+    board, _ = fleet.at.look(["A", "B", "C"])
+    rests = {pool.next_available_ms for pool, _ in board.values()}
+    assert rests == {0, fleet.context.now_ms() + 2_000}
+    assert all(judged.f == 0.0 and judged.s == 1.0 for _, judged in board.values())
+
+
+@pytest.mark.parametrize("lost", [RESERVE, EXECUTE, VALIDATE, COMMIT, ABORT])
+def test_a_lost_message_is_made_up_by_the_sweeper(fleet: Fleet, lost: str) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="bad" if lost == ABORT else "good")
+    fleet.dispatch()
+    while fleet.transport.messages[0][0] != lost:
+        fleet.transport.deliver(0)
+    fleet.transport.messages.clear()
+    sweep.sweep()
+    assert fleet.transport.messages == [], "its lease has not ended"
+    fleet.drain()
+    assert fleet.row(task)["state"] == ("QUARANTINED" if lost == ABORT else "COMMITTED")
+    called = fleet.agents.calls.total()
+    assert called == {EXECUTE: 1, ABORT: 2}.get(lost, 1), "an answer that is kept is used"
+
+
+def test_a_worker_that_dies_with_the_call_blames_no_agent(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.agents.next = [None]
+    fleet.dispatch()
+    fleet.deliver_all()
+    fleet.drain()
+    lost, paid = fleet.row(task)["attempts"]
+    assert (lost["outcome"], lost["agent"]) == ("lost", None)
+    assert paid["state"] == "COMMITTED"
+    assert fleet.row(task)["failures"] == 0
+
+
+def test_redis_wiped_in_flight_loses_no_task(fleet: Fleet, redis_url: str) -> None:
+    done = submit(fleet.engine, fleet.now, 4, to="good")
+    fleet.dispatch()
+    fleet.transport.deliver(0)
+    connect(redis_url).flushall()
+    fleet.drain()
+    assert {fleet.row(task)["state"] for task in done} == {"COMMITTED"}
+    assert check.violations(fleet.engine) == []
+
+
+def test_judgement_survives_a_wiped_redis(fleet: Fleet, redis_url: str) -> None:
+    submit(fleet.engine, fleet.now, to="bad")
+    fleet.drain()
+    before, _ = fleet.at.look(["A", "B", "C"])
+    sweep.snapshot()
+    connect(redis_url).flushall()
+    submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    fleet.transport.deliver(0)
+    after, _ = fleet.at.look(["A", "B", "C"])
+    assert {name: found[1].f for name, found in after.items()} == {
+        name: found[1].f for name, found in before.items()
+    }
+
+
+def test_a_task_without_an_agent_says_so_and_goes_on_when_there_is_one(fleet: Fleet) -> None:
+    for name in "ABC":
+        suspend(fleet.engine, name, suspended=True)
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    fleet.deliver_all()
+    row = fleet.row(task)
+    assert row["wait"] == Wait.NO_AGENT
+    assert (row["ready_at"] - fleet.now).total_seconds() == pytest.approx(5, abs=0.01)
+    suspend(fleet.engine, "A", suspended=False)
+    fleet.context._read_at = 0.0  # as if a second had passed
+    fleet.drain()
+    assert fleet.row(task)["state"] == "COMMITTED"
+
+
+def test_a_client_without_credit_waits_and_its_neighbour_runs(fleet: Fleet) -> None:
+    install(fleet.engine, fleet.now, clients=[client("poor", mint_b=1)], agents=AGENTS)
+    (waits,) = submit(fleet.engine, fleet.now, to="good", by="poor", size=50)
+    (runs,) = submit(fleet.engine, fleet.now, to="good", size=50)
+    fleet.dispatch()
+    fleet.deliver_all()
+    assert fleet.row(waits)["wait"] == Wait.CREDIT
+    assert fleet.row(runs)["state"] == "COMMITTED"
+
+
+def test_messages_that_are_no_keys_harm_no_one(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    (_, message), = fleet.transport.messages
+    for nonsense in (None, {}, "x", [[1, 2]], [["x", 1]], [[task, 0]], [[task, True, 3]], [[]] * 65):
+        for step in STEPS.values():
+            step(nonsense)
+    reserve.reserve([["junk"], *message])
+    fleet.drain()
+    assert fleet.row(task)["state"] == "COMMITTED"
+
+
+@pytest.mark.xfail(strict=True, reason="a second reserve message puts a running attempt back")
+def test_a_duplicate_reserve_message_does_not_overtake_the_attempt(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="good", size=900)  # fits on A alone, once
+    fleet.dispatch()
+    fleet.transport.deliver(0, keep=True)
+    fleet.transport.deliver(0)
+    assert fleet.row(task)["wait"] == Wait.ATTEMPT
+
+
+@pytest.mark.xfail(strict=True, reason="a claim that ended counts as a dead worker")
+def test_an_outage_of_the_conveyor_quarantines_nobody(fleet: Fleet) -> None:
+    """Three claims end while no worker takes messages: nothing ever ran, nothing is poison."""
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    for _ in range(5):
+        fleet.dispatch()
+        fleet.transport.messages.clear()
+        fleet.now_s += 60
+        sweep.sweep()
+    fleet.drain()
+    assert fleet.row(task)["state"] == "COMMITTED"
+
+
+@pytest.mark.xfail(strict=True, reason="a saga with a reply is sent to validate for ever")
+def test_a_reply_that_kills_its_validator_is_given_up(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    for _ in range(100):
+        fleet.transport.messages = [m for m in fleet.transport.messages if m[0] != VALIDATE]
+        if fleet.transport.messages:
+            fleet.transport.deliver(0)
+        else:
+            fleet.now_s += 1.5
+            sweep.sweep()
+            fleet.dispatch()
+    assert fleet.row(task)["state"] == "QUARANTINED"
+    assert fleet.in_flight() == 0
+
+
+@pytest.mark.xfail(strict=True, reason="KeyError in plan(): the whole chunk is lost")
+def test_a_family_newer_than_the_workers_registry_is_read(fleet: Fleet) -> None:
+    fleet.context.registry()
+    install(fleet.engine, fleet.now, agents=AGENTS, families=[family("new")])
+    tasks_ = submit(fleet.engine, fleet.now, to="good") + submit(fleet.engine, fleet.now, to="new")
+    fleet.dispatch()
+    fleet.deliver_all()
+    assert {fleet.row(task)["state"] for task in tasks_} == {"COMMITTED"}
+
+
+@pytest.mark.xfail(strict=True, reason="KeyError in _begin after EXECUTING: the whole chunk is lost")
+def test_an_agent_newer_than_the_executors_registry_is_read(
+    fleet: Fleet, engine: Engine, reservations: Reservations
+) -> None:
+    other = Context(
+        engine=engine, reservations=reservations, lease_margin_s=1, clock=lambda: fleet.now_s
+    )
+    other.registry()  # another worker process, which read the registry a moment ago
+    install(fleet.engine, fleet.now, agents=[agent("new", k=1)], families=FAMILIES)
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    fleet.transport.deliver(0)
+    bind(other)
+    fleet.deliver_all()
+    assert fleet.row(task)["state"] == "COMMITTED"
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of messages, losses, deaths, wipes and cancellations; then quiet."""
+
+    engine: Engine
+    redis_url = ""
+    patch: pytest.MonkeyPatch
+    clock_s = 0.0  # goes on from one run to the next: they share the ledger
+
+    @initialize()
+    def start(self) -> None:
+        redis = connect(self.redis_url)
+        redis.flushall()
+        self.client = f"c{next(_names)}"
+        self.fleet = Fleet(self.engine, Reservations(redis), type(self).clock_s)
+        install(
+            self.engine, self.fleet.now, clients=[client(self.client, mint_b=POOR_UB // UB)],
+            agents=AGENTS, families=FAMILIES, params={"routing": {"seed": 1}},
+        )  # fmt: skip
+        self.patch.setattr(tasks.messages, "current_app", self.fleet.transport)
+        self.patch.setattr(execute, "_loop", lambda: self.fleet.agents)
+        for row in intake.task_list(self.engine, state="INIT", limit=1000):
+            intake.cancel(self.engine, str(row["id"]), self.fleet.now)  # of a run that failed
+        self.tasks: list[str] = []
+        self.quoted: dict[AttemptKey, int] = {}
+        self.ended: dict[str, str] = {}
+
+    @rule(
+        count=st.integers(1, 5), to=st.sampled_from(["good", "good", "bad"]), size=st.integers(1, 250)
+    )
+    def submit(self, count: int, to: str, size: int) -> None:
+        self.tasks += submit(
+            self.engine, self.fleet.now, count, to=to, size=size, by=self.client,
+            expires_at=self.fleet.now + timedelta(seconds=120) if size % 5 == 0 else None,
+        )  # fmt: skip
+
+    @rule(limit=st.integers(1, 9))
+    def dispatch(self, limit: int) -> None:
+        self.fleet.dispatch(limit)
+
+    @rule(pick=st.integers(0, 99), keep=st.sampled_from([False, False, False, True]))
+    def deliver(self, pick: int, keep: bool) -> None:
+        messages = self.fleet.transport.messages
+        if not messages:
+            return
+        index = pick % len(messages)
+        name, keys = messages[index]
+        self.fleet.transport.deliver(index, keep=keep)
+        if name == RESERVE:
+            for saga in self.fleet.at.read([AttemptKey(*key) for key in keys]):
+                if saga is not None:
+                    self.quoted[saga.work.key] = saga.cost_ub
+
+    @rule(pick=st.integers(0, 99))
+    def lose(self, pick: int) -> None:
+        if self.fleet.transport.messages:
+            self.fleet.transport.messages.pop(pick % len(self.fleet.transport.messages))
+
+    @rule(reply=st.sampled_from([*REPLIES[1:], None]))
+    def next_call_ends_with(self, reply: Reply | None) -> None:
+        self.fleet.agents.next.append(reply)
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 2.0, 7.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.fleet.now_s += seconds
+
+    @rule()
+    def sweep(self) -> None:
+        sweep.sweep()
+
+    @rule()
+    def snapshot(self) -> None:
+        sweep.snapshot()
+
+    @rule(pick=st.integers(0, 99))
+    def cancel(self, pick: int) -> None:
+        if not self.tasks:
+            return
+        task = self.tasks[pick % len(self.tasks)]
+        if self.fleet.row(task)["state"] == "INIT":
+            intake.cancel(self.engine, task, self.fleet.now)
+
+    @rule(pick=st.integers(0, 5))
+    def wipe_redis(self, pick: int) -> None:
+        if pick == 0:
+            connect(self.redis_url).flushall()
+
+    @invariant()
+    def nothing_is_overdrawn(self) -> None:
+        if not hasattr(self, "fleet"):
+            return
+        board, _ = self.fleet.at.look([item.id for item in AGENTS])
+        for item in AGENTS:
+            if item.id in board:
+                pool = board[item.id][0]
+                assert 0 < pool.y_mt <= item.y_max * MT
+                assert 0 <= pool.in_flight <= item.slots
+        assert balance_ub(self.engine, f"client:{self.client}") >= 0
+
+    @invariant()
+    def what_ended_stays_ended(self) -> None:
+        if not hasattr(self, "fleet") or not self.tasks:
+            return
+        for task, row in intake.task_rows(self.engine, self.tasks).items():
+            if row["state"] != "INIT":
+                assert self.ended.setdefault(task, row["state"]) == row["state"]
+
+    def teardown(self) -> None:
+        if not hasattr(self, "fleet"):
+            return
+        with self.engine.begin() as connection:  # nobody has to wait for credit any more
+            accounts.mint(connection, f"client:{self.client}", RICH_UB, self.fleet.now)
+        self.fleet.drain()
+        self.what_ended_stays_ended()
+        type(self).clock_s = self.fleet.now_s + 60
+        rows = intake.task_rows(self.engine, self.tasks)
+        assert set(rows) == set(self.tasks)
+        spent_ub = 0
+        for task, row in rows.items():
+            assert TaskState(row["state"]) is not TaskState.INIT
+            self._check_ended(task, row)
+            spent_ub += row["cost_ub"] or 0
+        assert balance_ub(self.engine, f"client:{self.client}") == POOR_UB + RICH_UB - spent_ub
+        assert check.violations(self.engine) == []
+        assert max(self.fleet.agents.calls.values(), default=1) == 1, "called twice"
+        self._check_nothing_left()
+
+    def _check_ended(self, task: str, row: dict[str, Any]) -> None:
+        records = self.fleet.row(task)["attempts"]
+        paid = [item for item in records if item["state"] == "COMMITTED"]
+        if row["state"] == "COMMITTED":
+            (record,) = paid
+            key = AttemptKey(task, record["attempt"])
+            assert record["cost_ub"] == row["cost_ub"]
+            assert self.quoted.get(key, record["cost_ub"]) == record["cost_ub"]
+            assert row["family"] == "good"
+            return
+        assert paid == []
+        assert row["cost_ub"] is None
+
+    def _check_nothing_left(self) -> None:
+        board, credits = self.fleet.at.look([item.id for item in AGENTS], [self.client])
+        assert credits[self.client].reserved_ub == 0
+        for item in AGENTS:
+            if item.id in board:
+                pool = board[item.id][0]
+                assert pool.in_flight == 0
+                later_ms = self.fleet.context.now_ms() + 60_000
+                assert pool.y_mt + refill_mt(pool, item, later_ms) == item.y_max * MT
+        assert connect(self.redis_url).keys("saga:*") == []
+
+
+def test_any_order_of_messages_ends_every_task_once(
+    engine: Engine, redis_url: str, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine.engine, Machine.redis_url, Machine.patch = engine, redis_url, monkeypatch
+    Machine.clock_s = now.timestamp()
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=250,
+            stateful_step_count=50,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

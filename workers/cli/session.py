@@ -1,0 +1,68 @@
+"""What commands share: the running stack they talk to, opened when they start."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec
+
+import click
+
+if TYPE_CHECKING:
+    from tasks.context import Context
+
+P = ParamSpec("P")
+
+NO_TABLES = frozenset({"42P01", "42703", "42883"})  # undefined table, column, function
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def with_context(
+    command: Callable[Concatenate[Context, P], None],
+) -> Callable[..., None]:
+    """Give a command the option --data and, as first argument, the stack's context."""
+
+    @click.option(
+        "--data",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Home of the stack (CLEARLANE_DATA, else .clearlane); DATABASE_URL and REDIS_URL "
+        "go first.",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        data = kwargs.pop("data")
+        with opened(data if isinstance(data, Path) else None) as context:
+            command(context, *args, **kwargs)
+
+    return wrapped
+
+
+@contextmanager
+def opened(data: Path | None) -> Iterator[Context]:
+    """The context of the running stack. Raises BadInput when nothing runs, or is not ours."""
+    from sqlalchemy.exc import ProgrammingError
+
+    from ledger.errors import BadInput
+    from workers.bootstrap import build_context
+    from workers.locate import running
+    from workers.settings import load_settings
+
+    settings = load_settings()
+    stack = running(data or settings.data)
+    addresses = {"database_url": stack.database_url, "redis_url": stack.redis_url}
+    context = build_context(settings.model_copy(update=addresses))
+    try:
+        yield context
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) not in NO_TABLES:
+            raise
+        raise BadInput(
+            "DATABASE_URL",
+            "that database does not hold this version's tables",
+            "start it once with `clearlane up`, or correct the address",
+        ) from None
+    finally:
+        context.engine.dispose()

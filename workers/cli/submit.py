@@ -1,0 +1,216 @@
+"""`clearlane submit`: tasks from flags or from a file of JSON lines, durable when printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import click
+
+from workers.cli import PARTLY, WRONG_USAGE, output, say
+from workers.cli.session import with_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ledger.intake import Accepted, Submission
+    from tasks.context import Context
+    from workers.tasklines import Defaults
+
+BATCH: Final = 1000  # tasks accepted together
+BATCH_BYTES: Final = 16 << 20  # of their payloads
+FILE_MAX_BYTES: Final = 256 << 20
+FAULTS_MAX: Final = 20  # lines told one by one
+
+Lines = dict[str, dict[str, Any]]
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"), required=False, metavar="[FILE.jsonl]")
+@click.option("--client", required=True, help="Who pays.")
+@click.option("--family", help="Kind of work.")
+@click.option("--size", type=int, help="Tokens; without it the family's.")
+@click.option("--payload", metavar="JSON", help="What the agent gets.")
+@click.option("--type", "kind", default="work", show_default=True, help="Type of the task.")
+@click.option("--count", type=click.IntRange(1, 1_000_000), help="So many equal tasks.")
+@click.option(
+    "--expires-s",
+    type=click.FloatRange(0, 366 * 86_400, min_open=True),
+    help="Seconds from now after which a task is no longer worth doing.",
+)
+@click.option("--key", help="Idempotency key; of several tasks KEY:1, KEY:2, … (KEY:line).")
+@click.option("--wait", is_flag=True, help="Print each task when it has ended, with its result.")
+@click.option("--timeout", type=click.FloatRange(0), help="With --wait: seconds at most.")
+@with_context
+def submit(  # noqa: PLR0917 - click names them all
+    context: Context,
+    file: BinaryIO | None,
+    client: str,
+    family: str | None,
+    size: int | None,
+    payload: str | None,
+    kind: str,
+    count: int | None,
+    expires_s: float | None,
+    key: str | None,
+    wait: bool,
+    timeout: float | None,
+) -> None:
+    """Submit tasks; print one JSON line for each, in order, once it is durable.
+
+    FILE.jsonl (- for standard input) holds one task a line: {"family", "payload", "size",
+    "type", "key"}, where a field may be missing if the option gives it. Every line is checked
+    before anything is submitted. Lines without a key get one made of the file's SHA-256 and the
+    line's number: a file that was submitted halfway can be submitted again and duplicates
+    nothing. To run the same file once more on purpose, give a new --key.
+
+    Exits 3 with --wait if not every task was committed.
+    """
+    from workers.tasklines import Defaults
+
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait")
+    defaults = Defaults(
+        families=context.registry().families.keys(),
+        family=family,
+        payload=payload,
+        size=size,
+        type=kind,
+        key=key,
+    )
+    items = _items(file, defaults, count)
+    if expires_s is not None:
+        until = context.now() + timedelta(seconds=expires_s)
+        items = [replace(item, expires_at=until) for item in items]
+    batches = _submitted(context, client, items, keyed=file is not None or key is not None)
+    if not wait:
+        for batch in batches:
+            for item in batch:
+                output.document({"task": item.task, "state": item.state})
+        return
+    if not _waited(context, [item for batch in batches for item in batch], timeout):
+        click.get_current_context().exit(PARTLY)
+
+
+def _items(file: BinaryIO | None, defaults: Defaults, count: int | None) -> list[Submission]:
+    """What to submit. Tells what is wrong with a file's lines, and exits 2."""
+    from ledger.errors import BadInput
+    from workers.tasklines import from_flags, read_lines
+
+    if file is None:
+        return from_flags(defaults, count or 1)
+    if count is not None:
+        raise click.UsageError("--count does not go with a file")
+    name = "stdin" if file.name in ("<stdin>", 0) else str(file.name)
+    data = file.read(FILE_MAX_BYTES + 1)
+    if len(data) > FILE_MAX_BYTES:
+        raise BadInput(name, f"it is larger than {FILE_MAX_BYTES} bytes", "split it")
+    items, faults = read_lines(name, data, defaults)
+    if not items and not faults:
+        raise BadInput(name, "it holds no tasks", 'write one a line, as {"payload": …}')
+    if not faults:
+        return items
+    for fault in faults[:FAULTS_MAX]:
+        say(str(fault))
+    more = len(faults) - FAULTS_MAX
+    if more > 0:
+        say(f"{more} more lines are wrong")
+    say("nothing was submitted")
+    raise click.exceptions.Exit(WRONG_USAGE)
+
+
+def _submitted(
+    context: Context, client: str, items: Sequence[Submission], *, keyed: bool
+) -> Iterator[list[Accepted]]:
+    """Accept batch after batch, each whole or not at all; says how far it came if one fails."""
+    from ledger.errors import ClearlaneError
+    from ledger.intake import submit as accept
+
+    done = 0
+    for batch in _batches(items):
+        try:
+            accepted = accept(context.engine, client, batch, context.now())
+        except ClearlaneError:
+            if done:
+                again = "; repeat the command: nothing is accepted twice" if keyed else ""
+                say(f"the first {done} of {len(items)} tasks were accepted, the rest not{again}")
+            raise
+        done += len(batch)
+        yield accepted
+
+
+def _batches(items: Sequence[Submission]) -> Iterator[list[Submission]]:
+    batch: list[Submission] = []
+    weight_bytes = 0
+    for item in items:
+        item_bytes = len(json.dumps(item.payload))
+        if batch and (len(batch) == BATCH or weight_bytes + item_bytes > BATCH_BYTES):
+            yield batch
+            batch, weight_bytes = [], 0
+        batch.append(item)
+        weight_bytes += item_bytes
+    if batch:
+        yield batch
+
+
+def _waited(context: Context, accepted: Sequence[Accepted], timeout_s: float | None) -> bool:
+    """Print every task in order when it has ended; True if all were committed.
+
+    What has not ended when the time is over, or when someone interrupts, is printed as it stood.
+    """
+    from workers.endings import endings
+
+    tasks = list(dict.fromkeys(item.task for item in accepted))
+    pending = iter(tasks)
+    current = next(pending, None)
+    ended: Lines = {}
+    committed = 0
+    try:
+        with _progress(len(tasks)) as advance:
+            for row in endings(context, tasks, timeout_s):
+                ended[str(row["id"])] = _line(row)
+                committed += row["state"] == "COMMITTED"
+                advance()
+                while current in ended:
+                    output.document(ended.pop(current))
+                    current = next(pending, None)
+    finally:
+        while current is not None:
+            output.document(ended.get(current, {"task": current, "state": "INIT"}))
+            current = next(pending, None)
+    if committed < len(tasks):
+        say(f"{len(tasks) - committed} of {len(tasks)} tasks were not committed")
+    return committed == len(tasks)
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    is_committed = row["state"] == "COMMITTED"
+    return {
+        "task": row["id"],
+        "state": row["state"],
+        "agent": row["agent"],
+        # Not the fencing number: that one grows also when no agent had room.
+        "attempts": row["failures"] + row["losses"] + is_committed,
+        "cost_ub": row["cost_ub"],
+        "reason": row["reason"],
+        "result": row["output"],
+    }
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr while many are waited for at a terminal; else nothing."""
+    console = output.console(stderr=True)
+    if total == 1 or not console.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        number = bar.add_task("", total=total)
+        yield lambda: bar.advance(number)

@@ -1,0 +1,120 @@
+"""`clearlane task`: one task's story, the newest tasks, cancelling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from workers.cli import output
+from workers.cli.session import json_option, with_context
+
+if TYPE_CHECKING:
+    from tasks.context import Context
+
+FIELDS = (
+    "task", "state", "why", "reason", "client", "family", "type", "size", "agent", "quoted_ub",
+    "cost_ub", "submitted_at", "expires_at", "ended_at",
+)  # fmt: skip
+ATTEMPTS = (
+    "attempt", "agent", "state", "outcome", "cost_ub", "latency_s",
+    "f_before", "f_after", "s_before", "s_after", "reason",
+)  # fmt: skip
+LIST = ("task", "client", "family", "type", "size", "state", "wait", "attempt", "submitted_at",
+        "reason")  # fmt: skip
+STATES = ("INIT", "COMMITTED", "QUARANTINED", "CANCELLED", "EXPIRED")
+
+
+@click.group()
+def task() -> None:
+    """See and cancel tasks."""
+
+
+@task.command()
+@click.argument("task_id", metavar="ID")
+@json_option
+@with_context
+def show(context: Context, task_id: str, as_json: bool) -> None:
+    """One task: where it stands, why it waits, what each attempt did, what came out."""
+    found = _story(context, task_id)
+    if as_json:
+        output.document(found)
+        return
+    output.fields(found, FIELDS)
+    if found["attempts"]:
+        click.echo("\nattempts")
+        output.table(ATTEMPTS, found["attempts"])
+    click.echo("\ntimeline")
+    output.table(("at", "what"), found["timeline"])
+    if found["agent"] is not None:
+        click.echo("\nresult")
+        output.document(found["result"])
+
+
+@task.command("list")
+@click.option("--client", help="Only this client's.")
+@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="Only these.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--before", metavar="ID", help="Only older ones: the last task of a page.")
+@json_option
+@with_context
+def list_tasks(  # noqa: PLR0917 - click names them all
+    context: Context,
+    client: str | None,
+    state: str | None,
+    limit: int,
+    before: str | None,
+    as_json: bool,
+) -> None:
+    """The newest tasks first."""
+    from ledger.intake import task_list
+
+    found = task_list(context.engine, client=client, state=state, before=before, limit=limit)
+    rows = [{"task": row.pop("id")} | row for row in found]
+    if as_json:
+        output.document(rows)
+    else:
+        output.table(LIST, rows)
+
+
+@task.command()
+@click.argument("task_id", metavar="ID")
+@json_option
+@with_context
+def cancel(context: Context, task_id: str, as_json: bool) -> None:
+    """End a task that has not ended. What an agent does for it now will not be paid."""
+    from ledger import intake
+
+    checked = intake.checked_id(task_id)
+    intake.cancel(context.engine, checked, context.now())
+    if as_json:
+        output.document({"task": checked, "state": "CANCELLED"})
+    else:
+        click.echo(f"{checked} is CANCELLED")
+
+
+def _story(context: Context, task_id: str) -> dict[str, Any]:
+    from ledger.intake import checked_id, task_row
+    from workers.waits import explain
+
+    row = task_row(context.engine, checked_id(task_id))
+    story = {"task": row["id"]} | {key: row[key] for key in row if key not in ("id", "output")}
+    why = explain(context, row) if row["state"] == "INIT" else None
+    story["why"] = why.words if why else None
+    story["quoted_ub"] = why.quoted_ub if why else row["cost_ub"]
+    story["result"] = row["output"]
+    story["timeline"] = timeline(row, row["attempts"])
+    return story
+
+
+def timeline(row: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What happened to a task and when, oldest first: `at`, `what`."""
+    events = [(row["submitted_at"], f"submitted by {row['client']}")]
+    for item in attempts:
+        who, took = item["agent"] or "no agent", f"after {item['latency_s']:.3g} s"
+        what = f"attempt {item['attempt']}: {who} {item['outcome']} {took}, {item['state']}"
+        events.append((item["ended_at"], f"{what} ({item['reason']})"))
+    if row["ended_at"] is not None:
+        events.append((row["ended_at"], f"ended: {row['state']}"))
+    return [{"at": at, "what": what} for at, what in sorted(events, key=lambda event: event[0])]

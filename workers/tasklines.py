@@ -1,0 +1,171 @@
+"""Tasks read from a file, one JSON object a line: all are checked before any is submitted.
+
+Rows M03, C10.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Final
+
+from ledger.errors import BadInput
+from ledger.intake import PAYLOAD_MAX_BYTES, SIZE_MAX, TYPE_DEFAULT, Submission
+from ledger.model import Json
+from tasks.jsontext import parse
+from tasks.text import printable
+
+FIELDS: Final = ("family", "payload", "size", "type", "key")
+KEY_MAX: Final = 200  # characters
+LINE_MAX_BYTES: Final = 2 * PAYLOAD_MAX_BYTES  # white space and the other fields included
+SHOWN_MAX: Final = 10  # families named in a refusal
+DIGEST: Final = 32  # characters of a file's SHA-256 that its keys begin with
+_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Defaults:
+    """What a line need not say, and the families there are.
+
+    `payload` is a JSON text; None: there is no default.
+    """
+
+    families: Collection[str]
+    family: str | None = None
+    payload: str | None = None
+    size: int | None = None
+    type: str = TYPE_DEFAULT
+    key: str | None = None
+
+
+def read_lines(
+    name: str, data: bytes, defaults: Defaults
+) -> tuple[list[Submission], list[BadInput]]:
+    """The tasks of a file, and what is wrong with its lines: (name:line: field, reason, remedy).
+
+    Blank lines are skipped. A line without a key gets `<key>:<line>`, where `<key>` is the one
+    of `defaults` or the beginning of the file's SHA-256: a file that was submitted halfway can be
+    submitted again, and nothing is accepted twice.
+    """
+    prefix = defaults.key or hashlib.sha256(data).hexdigest()[:DIGEST]
+    found: list[Submission] = []
+    faults: list[BadInput] = []
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            item = _submission(_object(line), defaults)
+        except BadInput as error:
+            faults.append(at(f"{name}:{number}", error))
+            continue
+        key = item.idempotency_key or f"{prefix}:{number}"
+        found.append(replace(item, idempotency_key=key))
+    return found, faults
+
+
+def at(place: str, error: BadInput) -> BadInput:
+    """The same refusal, with the place it is about in front."""
+    return BadInput(f"{place}: {error.field}", error.reason, error.remedy)
+
+
+def from_flags(defaults: Defaults, count: int) -> list[Submission]:
+    """`count` equal tasks. Their keys, if one is given, are `<key>` or `<key>:1`, `<key>:2`, …
+
+    Raises BadInput for what is missing or impossible.
+    """
+    item = _submission({}, defaults)
+    if defaults.key is None:
+        return [item] * count
+    keys = [defaults.key] if count == 1 else [f"{defaults.key}:{n}" for n in range(1, count + 1)]
+    return [replace(item, idempotency_key=checked_key(key)) for key in keys]
+
+
+def checked_key(key: Json) -> str:
+    """An idempotency key. Raises BadInput."""
+    if isinstance(key, str) and 0 < len(key) <= KEY_MAX and printable(key, KEY_MAX) == key:
+        return key
+    raise BadInput("key", f"{_shown(key)} is no key", f"use 1 to {KEY_MAX} printable characters")
+
+
+def _object(line: bytes) -> dict[str, Json]:
+    if len(line) > LINE_MAX_BYTES:
+        raise too_large(len(line))
+    value = parse(line, field="line")
+    if not isinstance(value, dict):
+        raise BadInput("line", "it is not a JSON object", 'write it as {"payload": …}')
+    unknown = sorted(value.keys() - set(FIELDS))
+    if unknown:
+        raise BadInput(printable(unknown[0], 40), "it is unknown", f"use {', '.join(FIELDS)}")
+    return value
+
+
+def _submission(line: Mapping[str, Json], defaults: Defaults) -> Submission:
+    return Submission(
+        family=_family(line.get("family", defaults.family), defaults.families),
+        payload=_payload(line, defaults),
+        size=_size(line.get("size", defaults.size)),
+        type=_type(line.get("type", defaults.type)),
+        idempotency_key=checked_key(line["key"]) if "key" in line else None,
+    )
+
+
+def _family(value: Json, families: Collection[str]) -> str:
+    if value is None:
+        raise BadInput("family", "it is missing", "name it here or with --family")
+    if not isinstance(value, str) or value not in families:
+        known = ", ".join(sorted(families)[:SHOWN_MAX]) or "none; add it with `clearlane apply`"
+        raise BadInput("family", f"{_shown(value)} is not known", f"use one of: {known}")
+    return value
+
+
+def _payload(line: Mapping[str, Json], defaults: Defaults) -> Json:
+    if "payload" in line:
+        return _checked_payload(line["payload"])
+    if defaults.payload is None:
+        raise BadInput("payload", "it is missing", "give it here or with --payload")
+    return _default_payload(defaults.payload)
+
+
+@lru_cache(maxsize=1)
+def _default_payload(text: str) -> Json:
+    """Read once, not once a line."""
+    return _checked_payload(parse(text, field="payload"))
+
+
+def _checked_payload(payload: Json) -> Json:
+    size_bytes = len(json.dumps(payload, separators=(",", ":")))  # as the intake counts it
+    if size_bytes > PAYLOAD_MAX_BYTES:
+        raise too_large(size_bytes)
+    return payload
+
+
+def too_large(size_bytes: int) -> BadInput:
+    """The refusal of a payload of so many bytes."""
+    return BadInput(
+        "payload",
+        f"{size_bytes} bytes are too many",
+        f"send {PAYLOAD_MAX_BYTES} bytes at most, or a reference to the data",
+    )
+
+
+def _size(value: Json) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= SIZE_MAX:
+        raise BadInput("size", f"{_shown(value)} is not possible", f"use 1 to {SIZE_MAX} tokens")
+    return value
+
+
+def _type(value: Json) -> str:
+    if isinstance(value, str) and _TYPE.fullmatch(value):
+        return value
+    remedy = "use 1 to 64 letters, digits, dots, dashes and underscores"
+    raise BadInput("type", f"{_shown(value)} is not possible", remedy)
+
+
+def _shown(value: Json) -> str:
+    return printable(repr(value), 60)
