@@ -15,6 +15,7 @@ from tests.servers import await_ready
 from workers.process import Process
 
 ROOT = Path(__file__).resolve().parents[1]
+STOP_S = 15.0
 
 Children = dict[str, subprocess.Popen[bytes]]
 """Running processes by name."""
@@ -24,6 +25,7 @@ Children = dict[str, subprocess.Popen[bytes]]
 def together(processes: Sequence[Process], place: Path) -> Iterator[Children]:
     """All processes, ready to work while the block runs; their logs are in `place`/log."""
     children: Children = {}
+    others = {child.pid for child in psutil.Process().children()}
     try:
         for process in processes:
             children[process.name] = _start(process, place)
@@ -32,7 +34,7 @@ def together(processes: Sequence[Process], place: Path) -> Iterator[Children]:
                 await_ready(process, place)
         yield children
     finally:
-        _stop(processes, children)
+        _stop(others)
 
 
 def _start(process: Process, place: Path) -> subprocess.Popen[bytes]:
@@ -48,22 +50,21 @@ def _start(process: Process, place: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _stop(processes: Sequence[Process], children: Children) -> None:
-    for process in processes:
-        child = children.get(process.name)
-        if child is not None and child.poll() is None:
-            child.send_signal(process.stop_signal)
-            child.send_signal(signal.SIGCONT)  # one that is held would never hear of it
-    for process in processes:
-        child = children.get(process.name)
-        if child is None:
-            continue
-        try:
-            child.wait(process.stop_timeout_s)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+def _stop(others: set[int]) -> None:
+    """End every child that is not among `others`.
+
+    The process table knows them all; a Ctrl-C in the middle of a start leaves us without a name.
+    """
+    mine = [child for child in psutil.Process().children() if child.pid not in others]
+    for child in mine:
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+            child.resume()  # one that is held would never hear of it
+    _, alive = psutil.wait_procs(mine, timeout=STOP_S)
+    for child in alive:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    psutil.wait_procs(alive)
 
 
 def require_alive(children: Children, place: Path) -> None:

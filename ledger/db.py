@@ -13,8 +13,6 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, TextClause, create_engine, exc, text
 
 from ledger.errors import Unavailable
@@ -90,6 +88,10 @@ def instant(ms: int) -> datetime:
 
 def migrate(url: str) -> None:
     """Bring the schema to the newest revision. Safe to run from several processes at once."""
+    # Only here: every worker imports this module, and none of them migrates.
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", "ledger:migrations")
     engine = create_engine(url, connect_args={"connect_timeout": 5})

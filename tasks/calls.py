@@ -10,30 +10,19 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from ledger.model import Agent, AttemptKey, Json, Reply
+from ledger.model import AttemptKey, Reply
 from tasks.agents import AgentClient
+from tasks.call import Call
 from tasks.messages import CHUNK_MAX
 
 LINGER_S = 0.003  # how long a reply waits for company while others are still out
 
 log = structlog.get_logger()
 Forward = Callable[[Mapping[AttemptKey, Reply]], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Call:
-    """One call to make."""
-
-    key: AttemptKey
-    agent: Agent
-    family: str
-    payload: Json
-    deadline_s: float
 
 
 class Calls:

@@ -7,16 +7,19 @@ worker that dies afterwards loses nothing (paper section 6.2; row M04).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import shared_task
 
 from ledger import attempts
 from ledger.model import AttemptKey, Reply
-from tasks.calls import Call, Calls
+from tasks.call import Call
 from tasks.context import Context, current
 from tasks.messages import EXECUTE, VALIDATE, received, send
 from tasks.patience import patient
+
+if TYPE_CHECKING:
+    from tasks.calls import Calls
 
 _calls: list[Calls] = []
 
@@ -64,7 +67,9 @@ def finish_calls() -> None:
 
 
 def _loop() -> Calls:
-    # Made on first use: only processes that execute have a loop.
+    # Made, and its HTTP client imported, on first use: only processes that execute need it.
     if not _calls:
+        from tasks.calls import Calls
+
         _calls.append(Calls(forward))
     return _calls[0]

@@ -8,12 +8,24 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from workers import home, servers
 from workers.process import Process
 from workers.users import identity
 
 START_S = 30.0
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory of one test, for servers.
+
+    Not below pytest's own: whenever root starts another run, pytest closes that to all other
+    users, and the servers' user could no longer get to its data.
+    """
+    with TemporaryDirectory(prefix="clearlane-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory).resolve()
 
 
 @contextmanager

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import math
 import socket
 import ssl
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +21,10 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.errors import BadInput, InvariantBroken
+from ledger.errors import InvariantBroken
 from ledger.model import Agent, Outcome, Reply
 from tasks.addresses import AddressPolicy, Resolver
 from tasks.agents import BODY_MAX, AgentClient, retry_after_s
-from tasks.jsontext import DEPTH_MAX, parse
-from tasks.text import printable
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 AGENT = Agent(id="a", kind="json", url="", y_max=1000, k=1_000_000)
@@ -136,7 +132,7 @@ def test_hanging_agent_ends_at_the_deadline() -> None:
 
     reply = call(handler, deadline_s=0.2)
     assert reply.outcome is Outcome.TIMEOUT
-    assert 0.2 <= reply.latency_s < 0.6
+    assert 0.2 <= reply.latency_s < 2
 
 
 def test_dripping_body_ends_at_the_deadline() -> None:
@@ -149,7 +145,7 @@ def test_dripping_body_ends_at_the_deadline() -> None:
 
     reply = call(handler, deadline_s=0.3)
     assert reply.outcome is Outcome.TIMEOUT
-    assert 0.3 <= reply.latency_s < 0.7
+    assert 0.3 <= reply.latency_s < 2
 
 
 def test_dripping_headers_end_at_the_deadline() -> None:
@@ -161,17 +157,22 @@ def test_dripping_headers_end_at_the_deadline() -> None:
 
     reply = raw(drip, deadline_s=0.3)
     assert reply.outcome is Outcome.TIMEOUT
-    assert reply.latency_s < 0.7
+    assert reply.latency_s < 2
 
 
 def test_slow_name_lookup_is_inside_the_deadline() -> None:
+    answered = threading.Event()
+
     def slow(*_args: Any) -> list[Any]:
-        time.sleep(0.8)
+        answered.wait(20)
         return []
 
-    reply = named("agent.example", Resolver(slow), deadline_s=0.2)
+    try:
+        reply = named("agent.example", Resolver(slow), deadline_s=0.2)
+    finally:
+        answered.set()
     assert reply.outcome is Outcome.TIMEOUT
-    assert reply.latency_s < 0.6
+    assert reply.latency_s < 2
 
 
 def test_slow_refusal_keeps_its_meaning() -> None:
@@ -186,24 +187,31 @@ def test_slow_refusal_keeps_its_meaning() -> None:
     assert reply.latency_s < 2
 
 
-def test_one_hanging_agent_does_not_hold_its_neighbours() -> None:
+def test_hanging_calls_do_not_hold_their_neighbours() -> None:
+    hanging = 0
+    many = asyncio.Event()
+
     async def handler(request: web.Request) -> web.Response:
+        nonlocal hanging
         if request.path == "/hang":
+            hanging += 1
+            if hanging == 120:  # more than a client pools by default
+                many.set()
             await asyncio.Event().wait()
         return web.json_response({"output": 1})
 
-    async def scene() -> tuple[Reply, list[Reply]]:
+    async def scene() -> Reply:
         async with serving(handler) as port, AgentClient() as client:
-            base = f"http://127.0.0.1:{port}"
-            hanging = [ask(client, replace(AGENT, url=base + "/hang"), 0.8) for _ in range(150)]
-            stuck = asyncio.gather(*hanging)
-            good = [ask(client, replace(AGENT, url=base + "/run"), 0.7) for _ in range(20)]
-            answers = await asyncio.gather(*good)
-            return (await stuck)[0], list(answers)
+            stuck = replace(AGENT, url=f"http://127.0.0.1:{port}/hang")
+            calls = [asyncio.create_task(ask(client, stuck, 60)) for _ in range(120)]
+            await asyncio.wait_for(many.wait(), 20)
+            reply = await ask(client, replace(AGENT, url=f"http://127.0.0.1:{port}/run"))
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+            return reply
 
-    stuck, answers = asyncio.run(scene())
-    assert stuck.outcome is Outcome.TIMEOUT
-    assert {answer.outcome for answer in answers} == {Outcome.OK}
+    assert asyncio.run(scene()).outcome is Outcome.OK
 
 
 # Floods, bombs, nonsense
@@ -295,46 +303,6 @@ def test_broken_http_is_an_error(wire: bytes) -> None:
     reply = raw(speak)
     assert reply.outcome is Outcome.ERROR
     assert reply.detail
-
-
-@given(st.binary(max_size=300))
-def test_parse_takes_or_refuses_any_bytes(text: bytes) -> None:
-    with suppress(BadInput):
-        value = parse(text, field="answer")
-        assert json.loads(json.dumps(value, allow_nan=False)) == value
-
-
-anything = st.text() | st.floats() | st.integers() | st.none() | st.booleans()
-
-
-@given(st.recursive(anything, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_parse_refuses_exactly_what_cannot_be_kept(value: Any) -> None:
-    pieces = list(leaves(value))
-    texts = [piece for piece in pieces if isinstance(piece, str)]
-    numbers = [piece for piece in pieces if isinstance(piece, float)]
-    fit = all(map(math.isfinite, numbers)) and not any("\0" in text for text in texts)
-    if fit:
-        assert parse(json.dumps(value), field="x") == value
-    else:
-        with pytest.raises(BadInput):
-            parse(json.dumps(value), field="x")
-
-
-def leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from leaves(item)
-    else:
-        yield value
-
-
-def test_parse_allows_the_depth_it_names() -> None:
-    assert parse("[" * DEPTH_MAX + "]" * DEPTH_MAX, field="x")
-    with pytest.raises(BadInput, match="deeper"):
-        parse("[" * (DEPTH_MAX + 1) + "]" * (DEPTH_MAX + 1), field="x")
 
 
 # Statuses
@@ -525,49 +493,6 @@ def test_loopback_is_refused_when_it_is_not_listed() -> None:
     assert "127.0.0.1 is not a global address and not on the allow-list" in reply.detail
 
 
-@pytest.mark.parametrize(
-    ("address", "permitted"),
-    [
-        ("93.184.216.34", True),
-        ("2606:4700::1111", True),
-        ("127.0.0.1", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("10.1.2.3", True),
-        ("10.2.0.1", False),
-        ("192.168.0.1", False),
-        ("172.16.0.1", False),
-        ("100.64.0.1", False),
-        ("100.100.100.200", False),
-        ("168.63.129.16", False),
-        ("169.254.169.254", False),
-        ("64:ff9b::a9fe:a9fe", False),  # 169.254.169.254 through NAT64
-        ("64:ff9b::5db8:d822", True),
-        ("2002:a9fe:a9fe::1", False),  # ... through 6to4
-        ("::ffff:10.2.0.1", False),
-        ("2001:0:5db8:d822::1", False),  # Teredo
-        ("::", False),
-        ("0.0.0.0", False),
-        ("224.0.0.1", False),
-        ("239.255.255.250", False),
-        ("ff02::1", False),
-        ("fe80::1%3", False),
-        ("fc00::1", False),
-        ("255.255.255.255", False),
-    ],
-)
-def test_address_policy(address: str, permitted: bool) -> None:
-    policy = AddressPolicy(allowed=(*AddressPolicy().allowed, ip_network("10.1.0.0/16")))
-    assert (policy.refusal(address) is None) is permitted
-
-
-def test_no_allow_list_opens_what_is_never_allowed() -> None:
-    policy = AddressPolicy(allowed=(ip_network("0.0.0.0/0"), ip_network("::/0")))
-    assert policy.refusal("10.0.0.1") is None
-    for address in ("169.254.169.254", "fe80::1", "fd00:ec2::254", "100.100.100.200", "0.0.0.0"):
-        assert "never" in (policy.refusal(address) or "")
-
-
 # Connections
 
 
@@ -646,20 +571,3 @@ def test_certificate_that_nobody_vouches_for_is_refused() -> None:
     reply = asyncio.run(scene())
     assert reply.outcome is Outcome.ERROR
     assert "certificate" in reply.detail.lower()
-
-
-# Text
-
-
-@given(st.text(), st.integers(1, 50))
-def test_printable_is_one_short_line_and_stable(text: str, limit: int) -> None:
-    line = printable(text, limit)
-    assert len(line) <= limit
-    assert line.isprintable()
-    assert printable(line, limit) == line
-
-
-def test_printable_keeps_words_and_shows_a_cut() -> None:
-    assert printable("  naïve\tcafé\r\n\x1b[2J\u202e日本 ") == "naïve café [2J 日本"
-    assert printable("a" * 300) == "a" * 199 + "…"
-    assert printable(" " * 5000 + "late", 10) == "…"

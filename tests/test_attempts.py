@@ -105,7 +105,9 @@ def test_poison_is_quarantined_and_its_neighbour_goes_on(
     (task,) = submit(engine, now)
     for number in range(LOSSES_MAX):
         (key,) = claim(engine, now + number * LONG)
-        attempts.abort(engine, [failure(key, agent=None, outcome=Outcome.LOST)], now + number * LONG)
+        attempts.abort(
+            engine, [failure(key, agent=None, outcome=Outcome.LOST)], now + number * LONG
+        )
     (other,) = submit(engine, now)
     late = now + LOSSES_MAX * LONG
     with Listener(database_url, ENDED) as listener:

@@ -14,16 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Engine
 
 from ledger import attempts, intake
 from ledger.attempts import Waiting
 from ledger.model import AttemptKey, Wait
+from ledger.registry import apply
 from ledger.settle import settle
 from scheduler.reservations import Reservations
 from tests import makers
 from tests.makers import UB
+from workers.config import load_config
 
 CONFIG = """\
 [ledger]
@@ -118,9 +121,11 @@ def bare(tmp_path: Path, database_url: str, redis_url: str) -> Cli:
 
 
 @pytest.fixture
-def cli(bare: Cli) -> Cli:
-    (bare.home / "c.toml").write_text(CONFIG)
-    assert bare("apply", "c.toml").code == 0
+def cli(bare: Cli, engine: Engine) -> Cli:
+    """An installation with client R, agents A and B, family f (which only B may take)."""
+    file = bare.home / "c.toml"
+    file.write_text(CONFIG)
+    apply(engine, load_config(file), datetime.now(UTC))
     return bare
 
 
@@ -219,9 +224,9 @@ def test_a_refused_file_changes_nothing(bare: Cli) -> None:
     file = bare.home / "c.toml"
     file.write_text(CONFIG.replace("deadline_s = 5", "deadline = 5"))
     said = bare.refused("apply", file)
-    assert said.startswith(f"{file}:22: families.f.deadline: this key is unknown; use id, size")
+    assert said.startswith(f"{file}:23: families.f.deadline: this key is unknown; use id, size")
     file.write_text(CONFIG.replace("size = 100", "size = 0"))
-    assert bare.refused("apply", file).startswith(f"{file}:21: families.f.size: 0 is not possible")
+    assert bare.refused("apply", file).startswith(f"{file}:22: families.f.size: 0 is not possible")
     assert bare("agents", "list", "--json").json == []
 
 
@@ -406,7 +411,7 @@ def test_every_bad_line_is_told(cli: Cli, engine: Engine) -> None:
     said = cli("submit", "t.jsonl", "--client", "R", "--family", "f")
     assert said.code == 2
     assert [line.removeprefix("clearlane: t.jsonl:")[:26] for line in said.err.splitlines()] == [
-        "1: payload: 2097166 bytes ",
+        "1: payload: 2097167 bytes ",
         "2: size: -1 is not possibl",
         "3: family: 'g' is not know",
         "4: payload: it is missing;",
@@ -500,10 +505,10 @@ def test_wait_has_an_end(cli: Cli) -> None:
     assert said.json["state"] == "INIT"
 
 
-def test_ctrl_c_while_waiting_loses_no_ids(cli: Cli, engine: Engine) -> None:
+def test_ctrl_c_while_waiting_loses_no_ids(cli: Cli, engine: Engine, database_url: str) -> None:
     program = cli.start("submit", "--client", "R", "--family", "f", "--payload", "1", "--wait")
     (key,) = await_claims(engine, 1)
-    _await(lambda: _listens(engine))
+    _await(lambda: _listens(database_url))
     program.send_signal(signal.SIGINT)
     out, err = program.communicate(timeout=30)
     assert program.returncode == 130
@@ -511,14 +516,13 @@ def test_ctrl_c_while_waiting_loses_no_ids(cli: Cli, engine: Engine) -> None:
     assert err == "clearlane: interrupted\n"
 
 
-def _listens(engine: Engine) -> bool:
-    with engine.connect() as connection:
-        found = connection.exec_driver_sql(
-            "SELECT 1 FROM pg_stat_activity"
-            " WHERE application_name = 'clearlane-listener' AND datname = current_database()"
-            " AND query LIKE 'LISTEN%%'"
-        ).first()
-    return found is not None
+def _listens(database_url: str) -> bool:
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'clearlane-listener' AND query LIKE 'LISTEN%'"
+        )
+        return found.fetchone() is not None
 
 
 def _await(condition: Callable[[], bool]) -> None:
@@ -659,10 +663,11 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("invariant", "subject", "statement"), PLANTED)
+@pytest.mark.parametrize("planted", PLANTED)
 def test_check_catches_what_was_planted(
-    cli: Cli, engine: Engine, database_url: str, invariant: str, subject: str, statement: str
+    cli: Cli, engine: Engine, database_url: str, planted: tuple[str, str, str]
 ) -> None:
+    invariant, subject, statement = planted
     settled(engine, datetime.now(UTC))
     makers.plant(database_url, *statement.split(";"))
     said = cli("ledger", "check", "--json")
@@ -677,22 +682,22 @@ def test_check_catches_what_was_planted(
     assert any(line.startswith(f"{invariant} {subject}") for line in told.out.splitlines())
 
 
-LEAKS: Sequence[tuple[str, str, tuple[Any, ...]]] = [
-    ("C4", "client R", ("HSET", "credit:R", "reserved_ub", 5)),
-    ("C5", "agent B", ("HSET", "pool:B", "in_flight", 1)),
-    ("C5", "agent B", ("HSET", "pool:B", "y_mt", 900_000)),
-    ("C5", "agent B", ("HSET", "pool:B", "y_mt", 1_000_001)),
+LEAKS: Sequence[tuple[str, str, tuple[str, str, int]]] = [
+    ("C4", "client R", ("credit:R", "reserved_ub", 5)),
+    ("C5", "agent B", ("pool:B", "in_flight", 1)),
+    ("C5", "agent B", ("pool:B", "y_mt", 900_000)),
+    ("C5", "agent B", ("pool:B", "y_mt", 1_000_001)),
 ]
 
 
 @pytest.mark.parametrize(("invariant", "subject", "leak"), LEAKS)
 def test_check_catches_leaks_once_nothing_is_in_flight(
-    cli: Cli, reservations: Reservations, leak: tuple[Any, ...], invariant: str, subject: str
+    cli: Cli, reservations: Reservations, leak: tuple[str, str, int], invariant: str, subject: str
 ) -> None:
     client = reservations._redis
     reservations.seed([makers.agent("A"), makers.agent("B")], {}, int(time.time() * 1000))
     assert cli("ledger", "check").code == 0
-    client.execute_command(*leak)
+    client.hset(*leak)
     said = cli("ledger", "check", "--json")
     assert said.code == 1
     assert [(row["invariant"], row["subject"]) for row in said.json["violations"]] == [

@@ -25,11 +25,11 @@ def reply(outcome: Outcome) -> Reply:
 
 class Broken:
     @hookimpl
-    def on_validate(self, work: Work) -> Sequence[Adjustment]:
+    def on_validate(self) -> Sequence[Adjustment]:
         raise RuntimeError("third-party bug")
 
     @hookimpl
-    def before_task(self, agent: Agent) -> bool:
+    def before_task(self) -> bool:
         raise RuntimeError("third-party bug")
 
 
@@ -53,7 +53,11 @@ def hooks(*plugins: object) -> Hooks:
 
 
 def judged(
-    found: Hooks, outcome: Outcome, verdict: Verdict, by: Work | None = None, on: Agent | None = None
+    found: Hooks,
+    outcome: Outcome,
+    verdict: Verdict,
+    by: Work | None = None,
+    on: Agent | None = None,
 ) -> Judgement:
     """What one reply makes of a fresh agent, in the order in which the validate step asks."""
     values = {"work": by or work(), "agent": on or agent(), "reply": reply(outcome)}
@@ -81,7 +85,8 @@ def test_built_in_quality_of_service(
     outcome: Outcome, verdict: Verdict, f: float, s: float
 ) -> None:
     after = judged(hooks(), outcome, verdict)
-    assert (after.f, after.s) == (f, pytest.approx(s))
+    assert after.f == f
+    assert after.s == pytest.approx(s)
 
 
 def test_a_timeout_jumps_once() -> None:
@@ -89,9 +94,7 @@ def test_a_timeout_jumps_once() -> None:
     found = load_hooks(Qos(routing))
     values = {"work": work(), "agent": agent()}
     asked = found.adjustments("on_timeout", **values)
-    asked += found.adjustments(
-        "on_validate", reply=reply(Outcome.TIMEOUT), verdict=WRONG, **values
-    )
+    asked += found.adjustments("on_validate", reply=reply(Outcome.TIMEOUT), verdict=WRONG, **values)
     assert [item for item in asked if isinstance(item, RiskJump)] == [RiskJump(delta=1.0)]
 
 

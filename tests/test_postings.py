@@ -103,7 +103,9 @@ def test_a_client_without_credit_never_blocks_another(
 def test_the_last_credit_can_be_spent_and_no_more() -> None:
     rows = {"t0": TaskRow(attempt=1, state="INIT"), "t1": TaskRow(attempt=1, state="INIT")}
     accounts = {"client:R": Standing(balance_ub=70, quota_ub=30)}
-    chunk = [settlement(AttemptKey(task, 1), cost_ub=cost) for task, cost in (("t0", 100), ("t1", 1))]
+    chunk = [
+        settlement(AttemptKey(task, 1), cost_ub=cost) for task, cost in (("t0", 100), ("t1", 1))
+    ]
     plan = plan_settlements(chunk, rows, accounts, TAU)
     assert list(plan.outcomes.values()) == [Settled.PAID, Settled.NO_CREDIT]
 

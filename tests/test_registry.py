@@ -62,7 +62,11 @@ def test_changes_are_named_and_credit_is_minted_once(engine: Engine, now: dateti
         agents=[agent("A", slots=3)],
         families=[family(size=5)],
     )
-    assert apply(engine, changed, now) == ["client R changed", "agent A changed", "family f changed"]
+    assert apply(engine, changed, now) == [
+        "client R changed",
+        "agent A changed",
+        "family f changed",
+    ]
     assert balance_ub(engine, "client:R") == 2000 * UB
     assert accounts.account(engine, "client:R")["quota_ub"] == 5
 
@@ -77,7 +81,7 @@ def test_the_registry_is_read_again_only_when_it_changed(engine: Engine, now: da
     apply(engine, WANTED, now)
     assert load_registry(engine).agents["A"].suspended, "applying a file does not resume"
     suspend(engine, "A", suspended=False)
-    assert load_registry(engine) .agents == known.agents
+    assert load_registry(engine).agents == known.agents
 
 
 def test_an_unknown_agent_cannot_be_suspended(engine: Engine) -> None:
@@ -102,7 +106,11 @@ def test_accounts_show_their_newest_movements(engine: Engine, now: datetime) -> 
 def test_a_quota_below_what_is_owed_is_refused_in_words(
     engine: Engine, database_url: str, now: datetime
 ) -> None:
-    apply(engine, Wanted(params={}, clients=[client("D", 0, quota_ub=10)], agents=[], families=[]), now)
+    apply(
+        engine,
+        Wanted(params={}, clients=[client("D", 0, quota_ub=10)], agents=[], families=[]),
+        now,
+    )
     with engine.begin() as connection:
         accounts.mint(connection, "client:D", -5, now)  # owes 5
     cut = Wanted(params={}, clients=[client("D", 0, quota_ub=1)], agents=[], families=[])

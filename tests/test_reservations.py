@@ -34,7 +34,13 @@ KEY = AttemptKey("t", 1)
 
 
 def quote(
-    on: Agent, pool: Pool, key: AttemptKey = KEY, *, size: int = 100, cost_ub: int = 10, **values: Any
+    on: Agent,
+    pool: Pool,
+    key: AttemptKey = KEY,
+    *,
+    size: int = 100,
+    cost_ub: int = 10,
+    **values: Any,
 ) -> Quote:
     """What the router would have planned on this pool."""
     now_ms = values.pop("now_ms", NOW_MS)
@@ -355,7 +361,7 @@ def test_a_worker_whose_clock_is_behind_creates_no_capacity(reservations: Reserv
 def test_a_full_redis_is_an_error_of_ours(reservations: Reservations, redis_url: str) -> None:
     fresh = seeded(reservations)
     server = connect(redis_url)
-    before = server.config_get("maxmemory")["maxmemory"]
+    before = str(server.config_get("maxmemory")["maxmemory"])
     server.config_set("maxmemory", 1)
     try:
         with pytest.raises(ClearlaneError):
@@ -418,7 +424,7 @@ class Machine(RuleBasedStateMachine):
         twice=st.booleans(),
     )
     def reserve(
-        self, name: str, client: str, size: int, cost_ub: int, unseen: int, twice: bool
+        self, *, name: str, client: str, size: int, cost_ub: int, unseen: int, twice: bool
     ) -> None:
         on, seen = AGENTS[name], self.pools[name]
         self.numbers += 1
@@ -453,9 +459,7 @@ class Machine(RuleBasedStateMachine):
                 if on.cooldown_s
                 else seen.next_available_ms,
             )
-            self.flights[key] = Flight(
-                name, client, asked.size_mt, cost_ub, self.now_ms + LEASE_MS
-            )
+            self.flights[key] = Flight(name, client, asked.size_mt, cost_ub, self.now_ms + LEASE_MS)
 
     def some_key(self, pick: int) -> AttemptKey:
         """Any attempt there ever was, or one that never was."""
@@ -550,9 +554,9 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "at"):
             return
-        for item in self.at.read(list(self.flights)):
-            assert item is not None
-            self._release(item, settled=False)
+        for left in self.at.read(list(self.flights)):
+            assert left is not None
+            self._release(left, settled=False)
         self.redis_agrees_with_the_model()
         for name, item in AGENTS.items():
             assert self.pools[name].in_flight == 0

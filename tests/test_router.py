@@ -72,9 +72,7 @@ def test_work_spills_to_the_agent_that_stayed_cheap() -> None:
 
 
 def test_a_failed_agent_is_dearer_and_the_payment_is_not() -> None:
-    on = board(
-        [agent("A"), agent("B")], judged={"B": Judgement(f=5.0, s=0.7, judged_at_ms=NOW_MS)}
-    )
+    on = board([agent("A"), agent("B")], judged={"B": Judgement(f=5.0, s=0.7, judged_at_ms=NOW_MS)})
     (quote,) = decide(on)
     assert isinstance(quote, Quote)
     assert (quote.agent.id, quote.cost_ub) == ("A", 111_111_111)
@@ -215,17 +213,17 @@ def test_a_plan_never_overdraws_anyone(
     spent = Counter[str]()
     decisions = plan(works, on, random.Random(seed))
     assert [item.work for item in decisions] == works
-    for item in decisions:
-        if isinstance(item, NoSeat):
-            assert item.not_before_ms > NOW_MS
+    for decision in decisions:
+        if isinstance(decision, NoSeat):
+            assert decision.not_before_ms > NOW_MS
             continue
-        name = item.agent.id
-        assert name != item.work.avoid or len(agents) == 1
-        assert item.y_seen_mt == free_mt[name]
-        assert item.cost_ub == cost_ub(item.agent.k, free_mt[name], item.size_mt)
-        free_mt[name] -= item.size_mt
+        name = decision.agent.id
+        assert name != decision.work.avoid or len(agents) == 1
+        assert decision.y_seen_mt == free_mt[name]
+        assert decision.cost_ub == cost_ub(decision.agent.k, free_mt[name], decision.size_mt)
+        free_mt[name] -= decision.size_mt
         slots_left[name] -= 1
-        spent[item.work.client] += item.cost_ub
+        spent[decision.work.client] += decision.cost_ub
         assert free_mt[name] > 0
         assert slots_left[name] >= 0
     assert spent["P"] <= credit_ub

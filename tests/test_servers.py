@@ -20,12 +20,18 @@ import pytest
 import redis
 
 from ledger.errors import BadInput
-from tests.servers import await_ready, embedded_servers, running
+from tests.servers import await_ready, embedded_servers, running, scratch
 from workers import home as homes
 from workers import leftovers, servers
 from workers.servers import Server
 
 ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with scratch() as directory:
+        yield directory
 
 
 @contextmanager

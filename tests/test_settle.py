@@ -15,7 +15,15 @@ from ledger.model import AttemptKey
 from ledger.postings import Settled
 from ledger.settle import settle
 from tests.makers import (
-    UB, agent, balance_ub, claim, client, failure, install, settlement, submit,
+    UB,
+    agent,
+    balance_ub,
+    claim,
+    client,
+    failure,
+    install,
+    settlement,
+    submit,
 )  # fmt: skip
 
 TAU = 10_000
@@ -73,9 +81,7 @@ def test_a_task_that_ended_otherwise_is_not_paid(engine: Engine, now: datetime) 
     intake.cancel(engine, cancelled.task, now)
     attempts.abort(engine, [failure(waits)], now)
     unknown = AttemptKey("00000000-0000-7000-8000-000000000000", 1)
-    found = settle(
-        engine, [settlement(key) for key in (cancelled, unknown)], tau_ppm=TAU, now=now
-    )
+    found = settle(engine, [settlement(key) for key in (cancelled, unknown)], tau_ppm=TAU, now=now)
     assert set(found.values()) == {Settled.STALE}
     assert balance_ub(engine, "client:R") == 2000 * UB
 

@@ -105,7 +105,8 @@ class _Refusal:
         """Refuse the mistake that comes first in the file."""
         lines = Lines(self._text)
         found = error.errors(include_url=False)
-        first = min(found, key=lambda item: lines.line(item["loc"]))
+        # A misspelled key is both unknown and missing: the one that is there says more.
+        first = min(found, key=lambda item: (item["type"] == "missing", lines.line(item["loc"])))
         place = first["loc"]
         self.at(place, _reason(first), _remedy(first["type"], place), lines)
 

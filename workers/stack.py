@@ -53,18 +53,21 @@ def plan(
     migrates and configures. `extra` starts before the workers. A server whose URL is given is
     not started but has to answer: Unavailable says which does not.
     """
-    database, redis = _database(settings, home), _redis(settings, home)
+    # What may be refused comes first: nothing was made then.
+    _check_given(settings)
     gateway_port = homes.port(home, "gateway", settings.gateway_port)
     flower_port = homes.port(home, "flower", settings.flower_port)
+    database = None if settings.database_url else servers.postgres(home)
+    redis = None if settings.redis_url else servers.valkey(home)
     addresses = Addresses(
-        database_url=database if isinstance(database, str) else database.url,
-        redis_url=redis if isinstance(redis, str) else redis.url,
+        database_url=database.url if database else str(settings.database_url),
+        redis_url=redis.url if redis else str(settings.redis_url),
         gateway_url=f"http://127.0.0.1:{gateway_port}",
         flower_url=f"http://127.0.0.1:{flower_port}",
     )
     broker_url = settings.celery_broker_url or addresses.redis_url
     env = _environment(home, addresses, broker_url)
-    embedded = tuple(s.process for s in (database, redis) if isinstance(s, servers.Server))
+    embedded = tuple(server.process for server in (database, redis) if server)
     stages = (
         Stage(processes=embedded, then=partial(prepare, addresses.database_url)),
         Stage(processes=tuple(replace(p, env={**env, **p.env}) for p in extra)),
@@ -84,22 +87,13 @@ def policy(settings: Settings) -> RestartPolicy:
     )
 
 
-def _database(settings: Settings, home: Path) -> str | servers.Server:
-    url = settings.database_url
-    if url is None:
-        return servers.postgres(home)
-    _require("DATABASE_URL", partial(probes.database_ready, url))
-    return url
-
-
-def _redis(settings: Settings, home: Path) -> str | servers.Server:
-    if settings.celery_broker_url is not None:
+def _check_given(settings: Settings) -> None:
+    if settings.database_url:
+        _require("DATABASE_URL", partial(probes.database_ready, settings.database_url))
+    if settings.redis_url:
+        _require("REDIS_URL", partial(probes.redis_ready, settings.redis_url))
+    if settings.celery_broker_url and settings.celery_broker_url != settings.redis_url:
         _require("CELERY_BROKER_URL", partial(probes.redis_ready, settings.celery_broker_url))
-    url = settings.redis_url
-    if url is None:
-        return servers.valkey(home)
-    _require("REDIS_URL", partial(probes.redis_ready, url))
-    return url
 
 
 def _require(name: str, ready: Callable[[], Awaitable[str | None]]) -> None:
@@ -113,7 +107,11 @@ def _require(name: str, ready: Callable[[], Awaitable[str | None]]) -> None:
 
     reason = asyncio.run(answered())
     if reason is not None:
-        raise Unavailable(name, f"the server does not answer: {reason}", "correct it, or unset it")
+        raise Unavailable(
+            name,
+            f"the server does not answer: {reason}",
+            "start it, correct its address, or unset it for an embedded server",
+        )
 
 
 def _environment(home: Path, addresses: Addresses, broker_url: str) -> Mapping[str, str]:

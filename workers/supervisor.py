@@ -29,7 +29,6 @@ from workers.process import Process, Ready
 from workers.restarts import RestartPolicy, next_start
 from workers.users import identity
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOG_TAIL_LINES = 15
 LOG_TAIL_BYTES = 64 * 1024
 STRAYS_TIMEOUT_S = 2.0  # for what a process started and left behind when it ended itself
@@ -122,8 +121,9 @@ class Supervisor:
         Raises StartFailed, with nothing left running, when a process does not become ready.
         """
         loop = asyncio.get_running_loop()
-        # Who ignores a signal for us, as nohup does, means it.
-        numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+            numbers.append(signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, self._on_signal)
         try:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CELL_MAX: Final = 100  # characters
+FIELD_MAX: Final = 2000
 WIDE: Final = 250  # columns where nobody's terminal sets a width
 
 Row = Mapping[str, Any]
@@ -60,7 +61,7 @@ def instant(value: datetime) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """The named columns of each row; amounts in B, times in UTC to the second."""
+    """The named columns of each row; amounts in B, times in UTC to the millisecond."""
     from rich.table import Table
     from rich.text import Text
 
@@ -76,7 +77,7 @@ def fields(row: Row, columns: Sequence[str]) -> None:
     """One thing, a line per field; empty ones are left out."""
     width = max(len(heading(column)) for column in columns) + 2
     for column in columns:
-        text = cell(row[column], column)
+        text = cell(row[column], column, FIELD_MAX)
         if text != "-":
             click.echo(f"{heading(column):{width}}{text}")
 
@@ -88,18 +89,18 @@ def heading(column: str) -> str:
     return column.replace("_", " ")
 
 
-def cell(value: Any, column: str) -> str:
+def cell(value: Any, column: str, limit: int = CELL_MAX) -> str:
     """One value for people."""
     if isinstance(value, list):
         value = ", ".join(map(str, value))
     if isinstance(value, Mapping):
         value = json.dumps(encoded(value))
-    return "-" if value in (None, "") else printable(_text(value, column), CELL_MAX)
+    return "-" if value in (None, "") else printable(_text(value, column), limit)
 
 
 def _text(value: Any, column: str) -> str:
     if isinstance(value, datetime):
-        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float | Decimal) and column.endswith("_ub"):

@@ -116,9 +116,9 @@ def up(wiring: Wiring, data: Path | None, fleet: str, config: Path | None, detac
 def down(data: Path | None) -> None:
     """Stop everything, also what a killed supervisor left behind."""
     home = (data or load_settings().data).expanduser().resolve()
-    stopped = _stop_supervisor(home)
-    if not home.is_dir():
+    if not (home / homes.LOCK).is_file():  # nothing ever ran there: leave the directory alone
         _fail(f"nothing is running in {home}", FAILED)
+    stopped = _stop_supervisor(home)
     with homes.locked(home, wait_s=5.0):
         count = leftovers.reclaim(home)
         (home / homes.RUN).unlink(missing_ok=True)

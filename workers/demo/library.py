@@ -18,7 +18,7 @@ from typing import Any
 from ledger import accounts, attempts, check, intake
 from ledger.intake import Submission
 from ledger.model import Json, Outcome
-from scheduler.pool import UB
+from scheduler.pool import MT, UB, cost_ub
 from tasks.context import Context
 from workers.demo.stage import DemoFailed, live_stack
 from workers.locate import Running
@@ -114,7 +114,7 @@ def _watch(
         rows = attempts.ended_since(context.engine, since, limit=1000)
         if rows:
             since = rows[-1]["ended_at"]
-        yield from (_decision(row, at_s) for row in rows if _is_telling(row))
+        yield from (_decision(context, row, at_s) for row in rows if _is_telling(row))
         counts = {
             (row["state"], row["wait"]): row["tasks"] for row in intake.task_counts(context.engine)
         }
@@ -132,8 +132,9 @@ def _is_telling(row: dict[str, Any]) -> bool:
     return row["state"] == "ABORTED" and row["agent"] is not None
 
 
-def _decision(row: dict[str, Any], at_s: float) -> Decision:
-    idle = UB * 1_000_000 * SIZE / (1000 * (1000 - SIZE)) / UB
+def _decision(context: Context, row: dict[str, Any], at_s: float) -> Decision:
+    agent = context.registry().agents[row["agent"]]
+    idle = cost_ub(agent.k, agent.y_max * MT, SIZE * MT) / UB
     words = {
         Outcome.OK: "answered 200 with a wrong result",
         Outcome.GARBAGE: "answered with garbage",

@@ -22,6 +22,9 @@ class Sample:
     region: str
     tools: tuple[str, ...]
     seed: int
+    # Twice what its slots need: its price then doubles and trebles under load, it does not explode.
+    y_max: int = 2000  # tokens
+    k: int = 4_000_000  # base price k / y_max**2 of 1 B
     refill_per_s: int = 0  # tokens; 0: capacity comes back when a task ends
 
 
@@ -71,6 +74,8 @@ FLEET: tuple[Sample, ...] = (
         region="us",
         tools=("python",),
         seed=14,
+        y_max=1000,
+        k=1_000_000,
         refill_per_s=550,
     ),
     Sample(
@@ -108,8 +113,8 @@ id = "$name"
 kind = "$kind"
 url = "$url"
 model = "$model"
-y_max = 1000
-k = 1000000
+y_max = $y_max
+k = $k
 refill_per_s = $refill_per_s
 slots = 10
 quota = "300"
@@ -143,6 +148,8 @@ def fleet_config(ports: Mapping[str, int]) -> str:
             kind=sample.kind,
             url=f"http://127.0.0.1:{ports[sample.name]}{PATHS[sample.kind]}",
             model=f"outline-{sample.name}" if sample.kind == "openai" else "",
+            y_max=sample.y_max,
+            k=sample.k,
             refill_per_s=sample.refill_per_s,
             owner=sample.owner,
             region=sample.region,
