@@ -6,9 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import IntegrityError
 
 from ledger.db import single, sql
-from ledger.errors import NotFound
+from ledger.errors import Conflict, NotFound
+from ledger.money import show_b
 from ledger.postings import ISSUANCE, Posting
 from ledger.settle import append, take_settle_lock
 
@@ -19,9 +21,17 @@ def open_account(connection: Connection, account: str, quota_ub: int, now: datet
 
 
 def set_quota(connection: Connection, account: str, quota_ub: int) -> bool:
-    """Change how far an account may go below zero; True if it was another before."""
-    row = connection.execute(sql("set_quota"), {"id": account, "quota_ub": quota_ub}).first()
-    return row is not None
+    """Change how far an account may go below zero; True if it was another before.
+
+    Raises Conflict when it owes more than that already.
+    """
+    values = {"id": account, "quota_ub": quota_ub}
+    try:
+        return connection.execute(sql("set_quota"), values).first() is not None
+    except IntegrityError:
+        raise Conflict(
+            "quota", f"{account} owes more than {show_b(quota_ub)} B", "settle the debt first"
+        ) from None
 
 
 def mint(connection: Connection, account: str, amount_ub: int, now: datetime) -> None:

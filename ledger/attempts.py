@@ -6,14 +6,13 @@ Rows M04, C2, C3.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
-from ledger.db import ENDED, READY, instant, notify, single, sql, transaction
+from ledger.db import CLAIM_LOCK, READY, instant, notify, notify_ended, single, sql, transaction
 from ledger.model import AttemptKey, Failure, Json, Wait, Work
 
 LOSSES_MAX = 3  # a task whose worker died this often is poison
@@ -47,7 +46,7 @@ def claim(engine: Engine, *, limit: int, hold: int, margin_s: float, now: dateti
                 "limit": limit,
                 "hold": hold,
                 "margin_s": margin_s,
-                "losses_max": LOSSES_MAX,
+                "lock": CLAIM_LOCK,
                 "now": now,
             },
         ).all()
@@ -133,23 +132,22 @@ def abort(engine: Engine, failures: Sequence[Failure], now: datetime) -> None:
                 "f_after": [item.f_after for item in failures],
                 "s_before": [item.s_before for item in failures],
                 "s_after": [item.s_after for item in failures],
+                "losses_max": LOSSES_MAX,
                 "now": now,
             },
         ).all()
         ended = [str(row.id) for row in rows if row.state != "INIT"]
         if ended:
-            notify(connection, ENDED, json.dumps(ended))
+            notify_ended(connection, ended)
         notify(connection, READY)
 
 
 def expire(engine: Engine, *, limit: int, now: datetime) -> int:
-    """End tasks whose time is over and poison tasks; returns how many."""
+    """End tasks whose time is over; returns how many."""
     with transaction(engine) as connection:
-        rows = connection.execute(
-            sql("expire"), {"now": now, "limit": limit, "losses_max": LOSSES_MAX}
-        ).all()
+        rows = connection.execute(sql("expire"), {"now": now, "limit": limit}).all()
         if rows:
-            notify(connection, ENDED, json.dumps([str(row.id) for row in rows]))
+            notify_ended(connection, [str(row.id) for row in rows])
     return len(rows)
 
 

@@ -6,7 +6,8 @@ The Core of SQLAlchemy gives the pool and binds values; there is no ORM. A state
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -18,7 +19,9 @@ from sqlalchemy import Connection, Engine, TextClause, create_engine, exc, text
 from ledger.errors import Unavailable
 
 APP_ROLE: Final = "clearlane_app"  # may add facts, not change them (schema.sql, Privileges)
+ENDED_MAX: Final = 100
 MIGRATION_LOCK: Final = 0x436C_0001
+CLAIM_LOCK: Final = 0x436C_0003
 SETTLE_LOCK: Final = 0x436C_0002
 
 READY: Final = "clearlane_ready"  # a task became ready, or capacity came free
@@ -34,7 +37,8 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=False,
+        # A statement's values are payloads: they belong in no error text and no log.
+        hide_parameters=True,
         connect_args={
             "options": f"-c role={APP_ROLE} -c timezone=UTC",
             "connect_timeout": 5,
@@ -79,6 +83,12 @@ def notify(connection: Connection, channel: str, payload: str = "") -> None:
     connection.execute(
         text("SELECT pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload}
     )
+
+
+def notify_ended(connection: Connection, tasks: Sequence[str]) -> None:
+    """Say which tasks ended, in groups that fit into a notification (8,000 bytes)."""
+    for start in range(0, len(tasks), ENDED_MAX):
+        notify(connection, ENDED, json.dumps(tasks[start : start + ENDED_MAX]))
 
 
 def instant(ms: int) -> datetime:

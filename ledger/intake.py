@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from ledger.db import ENDED, READY, notify, single, sql, transaction
+from ledger.db import READY, notify, notify_ended, single, sql, transaction
 from ledger.errors import BadInput, Conflict, NotFound
 from ledger.model import Json
 from ledger.registry import clients, families
@@ -25,6 +26,8 @@ from ledger.registry import clients, families
 PAYLOAD_MAX_BYTES = 1 << 20
 SIZE_MAX = 1_000_000  # tokens
 TYPE_DEFAULT = "work"
+ENCODED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # in JSON text; not an escaped backslash
+SHORT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,9 +85,10 @@ def submit(
 
 def cancel(engine: Engine, task: str, now: datetime) -> None:
     """End a task that has not ended. Raises NotFound, or Conflict when it ended otherwise."""
+    task = checked_id(task)
     with transaction(engine) as connection:
-        if connection.execute(sql("cancel"), {"id": checked_id(task), "now": now}).first():
-            notify(connection, ENDED, json.dumps([task]))
+        if connection.execute(sql("cancel"), {"id": task, "now": now}).first():
+            notify_ended(connection, [task])
             return
         row = connection.execute(sql("task"), {"ids": [task]}).first()
     if row is None:
@@ -104,7 +108,8 @@ def task_rows(engine: Engine, tasks: Sequence[str]) -> dict[str, Any]:
 
 def task_row(engine: Engine, task: str) -> dict[str, Any]:
     """One task with its attempts (`attempts`, oldest first). Raises NotFound."""
-    found: dict[str, Any] | None = task_rows(engine, [task]).get(task.lower())
+    task = checked_id(task)
+    found: dict[str, Any] | None = task_rows(engine, [task]).get(task)
     if found is None:
         raise _unknown_task(task)
     with single(engine) as connection:
@@ -180,7 +185,7 @@ def _row(task: str, item: Submission, default_size: int) -> dict[str, Any]:
         raise BadInput("size", f"{size} is not possible", f"use 1 to {SIZE_MAX} tokens")
     try:
         payload = json.dumps(item.payload, separators=(",", ":"), allow_nan=False)
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadInput("payload", str(error), "send plain JSON") from None
     if len(payload.encode()) > PAYLOAD_MAX_BYTES:
         raise BadInput(
@@ -188,8 +193,13 @@ def _row(task: str, item: Submission, default_size: int) -> dict[str, Any]:
             f"{len(payload.encode())} bytes are too many",
             f"send {PAYLOAD_MAX_BYTES} bytes at most, or a reference to the data",
         )
-    if "\\u0000" in payload:
+    if ENCODED_NUL.search(payload):
         raise BadInput("payload", "it holds a NUL character", "remove it")
+    for name, value in (("type", item.type), ("idempotency_key", item.idempotency_key)):
+        if value is not None and not SHORT.fullmatch(value):
+            raise BadInput(
+                name, "it is empty, long or not printable", "use 1 to 255 printable characters"
+            )
     content = json.dumps([item.family, item.type, size, item.payload], sort_keys=True)
     return {
         "ids": task,

@@ -65,7 +65,8 @@ class Outcome(StrEnum):
     REFUSED = "refused"  # 4xx: the agent understood and declined
     ERROR = "error"  # 5xx, connection refused or broken
     GARBAGE = "garbage"  # not the JSON that the kind promises, or beyond the size limit
-    LOST = "lost"  # our worker died; says nothing about the agent
+    LOST = "lost"  # our worker died with the call out; says nothing about the agent
+    UNSTARTED = "unstarted"  # reserved, but nobody came to call; says nothing about the task either
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

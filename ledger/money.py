@@ -5,13 +5,16 @@ Pure. 1 B = 1,000,000 µB. Rows M05, M06.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Final
 
 from ledger.errors import BadInput
 
 UB = 1_000_000  # micro-credits in a B
 PPM = 1_000_000
+PLAIN: Final = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{1,40})?")
 AMOUNT_MAX_UB = 9_000_000_000 * UB  # keeps every sum inside a BIGINT and inside 2**53
 
 
@@ -35,13 +38,10 @@ def parse_b(field: str, text: str) -> int:
     Raises BadInput naming `field` when it is not a number from 0 to 9 billion with at most six
     decimals.
     """
-    try:
-        amount = Decimal(text) * UB
-    except InvalidOperation:
-        raise BadInput(
-            field, f"{text!r} is not a number", 'write an amount of B, as "12.5"'
-        ) from None
-    if not amount.is_finite() or amount != amount.to_integral_value():
+    if not PLAIN.fullmatch(text):
+        raise BadInput(field, f"{text!r} is not a number", 'write an amount of B, as "12.5"')
+    amount = Fraction(text) * UB
+    if amount.denominator != 1:
         raise BadInput(field, f"{text!r} is finer than a micro-credit", "use six decimals at most")
     if not 0 <= amount <= AMOUNT_MAX_UB:
         raise BadInput(field, f"{text!r} is out of range", "use 0 to 9000000000 B")

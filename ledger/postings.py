@@ -49,6 +49,7 @@ class TaskRow:
 
     attempt: int
     state: str
+    in_flight: bool  # claimed and neither put back nor aborted since
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,7 +113,7 @@ def _standing(key: AttemptKey, tasks: Mapping[str, TaskRow]) -> Settled:
         return Settled.STALE
     if task.state == "COMMITTED":
         return Settled.ALREADY
-    return Settled.PAID if task.state == "INIT" else Settled.STALE
+    return Settled.PAID if task.in_flight else Settled.STALE
 
 
 def _spendable(account: Standing) -> int:

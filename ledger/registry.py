@@ -19,6 +19,7 @@ from ledger.db import READY, notify, single, sql, transaction
 from ledger.errors import NotFound
 from ledger.model import Agent, Family, Json, Routing
 from ledger.postings import agent_account, client_account
+from ledger.settle import take_settle_lock
 
 TAU_PPM_DEFAULT = 10_000  # 1 %
 
@@ -113,6 +114,8 @@ def apply(engine: Engine, wanted: Wanted, now: datetime) -> list[str]:
     """Bring the registry to what is wanted, all or nothing; says what changed, in words."""
     changes: list[str] = []
     with transaction(engine) as connection:
+        # Before any account: settlements lock in this order too.
+        take_settle_lock(connection)
         for name, value in wanted.params.items():
             if _put(connection, "put_param", name=name, value=json.dumps(value)):
                 changes.append(f"parameter {name} is now {json.dumps(value)}")

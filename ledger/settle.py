@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from ledger.db import ENDED, SETTLE_LOCK, notify, sql, transaction
+from ledger.db import SETTLE_LOCK, notify_ended, sql, transaction
 from ledger.model import AttemptKey, Settlement
 from ledger.postings import (
     Posting,
@@ -49,7 +49,7 @@ def settle(
                 now=now,
             )
             connection.execute(sql("commit_tasks"), _columns(paid) | {"now": now})
-            notify(connection, ENDED, json.dumps([item.key.task for item in paid]))
+            notify_ended(connection, [item.key.task for item in paid])
     return plan.outcomes
 
 
@@ -96,7 +96,10 @@ def append(
 def _lock_tasks(connection: Connection, settlements: Sequence[Settlement]) -> dict[str, TaskRow]:
     ids = sorted({settlement.key.task for settlement in settlements})
     rows = connection.execute(sql("settle_tasks"), {"ids": ids})
-    return {str(row.id): TaskRow(attempt=row.attempt, state=row.state) for row in rows}
+    return {
+        str(row.id): TaskRow(attempt=row.attempt, state=row.state, in_flight=row.in_flight)
+        for row in rows
+    }
 
 
 def _lock_accounts(

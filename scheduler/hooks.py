@@ -71,7 +71,13 @@ class Hooks:
 
     def adjustments(self, point: str, **values: Any) -> list[Adjustment]:
         """All adjustments that plug-ins ask for at this point."""
-        return [change for changes in self.results(point, **values) for change in changes]
+        found: list[Adjustment] = []
+        for asked in self.results(point, **values):
+            if isinstance(asked, Sequence) and all(isinstance(i, Adjustment) for i in asked):
+                found += asked
+            else:
+                log.error("hook answered no adjustments", point=point, answer=repr(asked)[:200])
+        return found
 
 
 def load_hooks(builtin: object) -> Hooks:

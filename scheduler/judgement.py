@@ -58,7 +58,7 @@ def adjust(
     for change in adjustments:
         match change:
             case RiskJump(delta=delta):
-                f = min(routing.f_max, f + delta)
+                f = min(routing.f_max, max(0.0, f + delta))
             case QualitySample(passed=passed, weight=weight):
                 alpha = routing.alpha * min(1.0, max(0.0, weight))
                 s = max(S_MIN, (1 - alpha) * s + alpha * passed)

@@ -20,9 +20,10 @@ UB = 1_000_000  # micro-credits in a B
 class Pool:
     """What Redis holds of an agent's capacity.
 
-    y_mt: free capacity as of `refilled_at_ms`. in_flight: reservations not yet released.
+    y_mt: free capacity as of `refilled_at_ms`; below zero when the pool was made smaller than what
+    is taken. in_flight: reservations not yet released.
     next_available_ms: no reservation before this instant (cooldown, Retry-After).
-    last_action_ms: the last reservation, 0 if none.
+    last_action_ms: the last reservation, 0 if none. y_max_mt: its size as Redis knows it.
     """
 
     y_mt: int
@@ -30,6 +31,7 @@ class Pool:
     in_flight: int = 0
     next_available_ms: int = 0
     last_action_ms: int = 0
+    y_max_mt: int = 0
 
 
 def refill_mt(pool: Pool, agent: Agent, now_ms: int) -> int:

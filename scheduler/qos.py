@@ -13,7 +13,7 @@ from scheduler.hooks import hookimpl
 from scheduler.judgement import Adjustment, QualitySample, RiskJump
 
 # The agent said "not now" or never got the call: this tells nothing about its work.
-NOT_A_SAMPLE = frozenset({Outcome.RATE_LIMITED, Outcome.LOST})
+NOT_A_SAMPLE = frozenset({Outcome.RATE_LIMITED, Outcome.LOST, Outcome.UNSTARTED})
 
 
 class Qos:

@@ -33,9 +33,16 @@ from scheduler.saga import (
     parse_member,
 )
 
-VERBS = ("seed", "reserve", "advance", "release", "judge", "rest")
+VERBS = ("seed", "reserve", "advance", "give_up", "extend", "release", "judge", "rest")
 LEASES = "leases"
-POOL_FIELDS = ("y_mt", "refilled_at_ms", "in_flight", "next_available_ms", "last_action_ms")
+POOL_FIELDS = (
+    "y_mt",
+    "refilled_at_ms",
+    "in_flight",
+    "next_available_ms",
+    "last_action_ms",
+    "y_max_mt",
+)
 JUDGEMENT_FIELDS = ("f", "s", "judged_at_ms", "samples", "version")
 
 
@@ -55,6 +62,15 @@ class Credit:
     reserved_ub: int
     released_ub: int
 
+
+# It does not answer, or answers that it cannot take anything now.
+AWAY = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.TryAgainError,
+)
 
 Standing = tuple[Pool, Judgement]
 Call = tuple[Sequence[str], Sequence[Any]]  # keys, arguments
@@ -113,7 +129,7 @@ class Reservations:
         )
 
     def seed(self, agents: Iterable[Agent], known: Mapping[str, Standing], now_ms: int) -> None:
-        """Create missing pools, full, with the judgement last known of each agent."""
+        """Create missing pools, full, with the judgement last known; resize those that exist."""
         fresh = (Pool(y_mt=0, refilled_at_ms=now_ms), Judgement(judged_at_ms=now_ms))
         calls: list[Call] = []
         for agent in agents:
@@ -141,7 +157,7 @@ class Reservations:
             args = [
                 member(work.key), now_ms, lease_until_ms[work.family], quote.size_mt,
                 quote.y_seen_mt, quote.refill_mt, quote.refilled_seen_ms,
-                agent.y_max * MT, agent.slots, int(agent.cooldown_s * 1000),
+                agent.slots, int(agent.cooldown_s * 1000),
                 quote.cost_ub, spendable_ub[work.client], released_seen_ub[work.client],
                 encode_sheet(quote, gives_back(agent)),
             ]  # fmt: skip
@@ -199,13 +215,16 @@ class Reservations:
         return decided, _standings(agents, answers[len(verdicts) :])
 
     def give_up(self, sagas: Sequence[Saga], verdict: Verdict) -> list[bool]:
-        """RESERVED or EXECUTING without a reply to FAILED: whoever held it is gone."""
+        """RESERVED or EXECUTING to FAILED, for those that still stand as they were read."""
         text = encode_verdict(verdict)
-        calls = [
-            _advance(saga.state, (saga.work.key, SagaState.FAILED, "verdict", text))
+        calls: list[Call] = [
+            (
+                [f"saga:{member(saga.work.key)}"],
+                [saga.state, 0 if saga.reply is None else 1, text],
+            )
             for saga in sagas
         ]
-        return [bool(done) for done in self._run("advance", calls)]
+        return [bool(done) for done in self._run("give_up", calls)]
 
     def note_penalty(self, penalties: Mapping[AttemptKey, Penalty]) -> None:
         """Keep with a FAILED attempt what the failure did to its agent's judgement."""
@@ -215,15 +234,13 @@ class Reservations:
         ]
         self._advance(SagaState.FAILED, steps)
 
-    def release(self, sagas: Sequence[Saga], agents: Mapping[str, Agent], *, settled: bool) -> None:
+    def release(self, sagas: Sequence[Saga], *, settled: bool) -> None:
         """End attempts: capacity returns to the pool, the credit delta is gone (M05)."""
         calls: list[Call] = []
         for saga in sagas:
-            agent = agents.get(saga.agent)
             args = [
                 member(saga.work.key),
                 saga.size_mt if saga.gives_back else 0,
-                agent.y_max * MT if agent else 0,
                 -saga.cost_ub,
                 saga.cost_ub if settled else 0,
             ]
@@ -258,19 +275,12 @@ class Reservations:
             pipe.zrange(LEASES, "-inf", now_ms, byscore=True, offset=0, num=limit)
             return [parse_member(text) for text in _execute(pipe)[0]]
 
-    def extend(self, keys: Sequence[AttemptKey], lease_until_ms: int) -> None:
-        """Give attempts that are still in flight more time."""
-        with self._pipeline() as pipe:
-            for key in keys:
-                pipe.zadd(LEASES, {member(key): lease_until_ms}, xx=True)
-            _execute(pipe)
-
-    def forget_leases(self, keys: Sequence[AttemptKey]) -> None:
-        """Drop leases of attempts that are no longer in flight."""
-        with self._pipeline() as pipe:
-            for key in keys:
-                pipe.zrem(LEASES, member(key))
-            _execute(pipe)
+    def extend(self, keys: Sequence[AttemptKey], lease_until_ms: int) -> list[int]:
+        """More time for attempts in flight: how often each has got some; 0 if it is none."""
+        calls: list[Call] = [
+            ([f"saga:{member(key)}", LEASES], [member(key), lease_until_ms]) for key in keys
+        ]
+        return [int(times) for times in self._run("extend", calls)]
 
     def count_in_flight(self) -> int:
         """Attempts between reservation and release."""
@@ -307,7 +317,7 @@ class Reservations:
 def _execute(pipe: Any) -> list[Any]:
     try:
         return list(pipe.execute())
-    except (redis.ConnectionError, redis.TimeoutError) as error:
+    except AWAY as error:
         raise Unavailable("redis", str(error), "it is retried; see `clearlane status`") from error
 
 
@@ -330,7 +340,7 @@ def _standings(agents: Sequence[str], rows: Sequence[Any]) -> dict[str, Standing
 
 
 def _standing(row: Sequence[str | None]) -> Standing:
-    y_mt, refilled, in_flight, available, action, f, s, judged, samples, version = (
+    y_mt, refilled, in_flight, available, action, y_max_mt, f, s, judged, samples, version = (
         value or "0" for value in row
     )
     return (
@@ -340,6 +350,7 @@ def _standing(row: Sequence[str | None]) -> Standing:
             in_flight=int(in_flight),
             next_available_ms=int(available),
             last_action_ms=int(action),
+            y_max_mt=int(y_max_mt),
         ),
         Judgement(
             f=float(f),

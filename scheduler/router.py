@@ -89,14 +89,19 @@ class Board:
     routing: Routing
     now_ms: int
     veto: Veto | None = None
-    _matches: dict[str, list[Seat]] = field(default_factory=dict)
+    _matches: dict[tuple[str, int], list[Seat]] = field(default_factory=dict)
 
-    def matching(self, family: Family) -> list[Seat]:
-        """Seats whose agent satisfies the family's fixed constraints, whatever its load."""
-        found = self._matches.get(family.id)
+    def matching(self, work: Work) -> list[Seat]:
+        """Seats whose agent could take the task if it were idle."""
+        found = self._matches.get((work.family, work.size))
         if found is None:
-            found = [seat for seat in self.seats.values() if eligible(seat.agent, family)]
-            self._matches[family.id] = found
+            family = self.families[work.family]
+            found = [
+                seat
+                for seat in self.seats.values()
+                if work.size < seat.agent.y_max and eligible(seat.agent, family)
+            ]
+            self._matches[work.family, work.size] = found
         return found
 
 
@@ -116,7 +121,7 @@ def plan(works: Sequence[Work], board: Board, rng: random.Random) -> list[Quote 
 
 
 def _place(work: Work, board: Board, rng: random.Random) -> Quote | NoSeat:
-    seats = board.matching(board.families[work.family])
+    seats = board.matching(work)
     if work.avoid is not None and len(seats) > 1:
         # Whoever just failed this task sits out while there is anyone else at all.
         seats = [seat for seat in seats if seat.agent.id != work.avoid]

@@ -51,6 +51,7 @@ class Saga:
     reply: Reply | None
     verdict: Verdict | None
     penalty: Penalty
+    began: bool  # a worker has set out to call the agent
 
 
 def encode_sheet(quote: Quote, gives_back: bool) -> str:
@@ -115,6 +116,7 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
         gives_back=sheet["gives_back"],
         reply=_reply(json.loads(reply)) if reply is not None else None,
         verdict=Verdict(**json.loads(verdict)) if verdict is not None else None,
+        began="began_ms" in fields,
         penalty=Penalty(**json.loads(penalty)) if penalty is not None else NO_PENALTY,
     )
 

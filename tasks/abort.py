@@ -35,7 +35,7 @@ def _abort(context: Context, keys: Sequence[AttemptKey]) -> None:
     if not sagas:
         return
     attempts.abort(context.engine, [failure(saga) for saga in sagas], context.now())
-    context.reservations.release(sagas, context.registry().agents, settled=False)
+    context.reservations.release(sagas, settled=False)
 
 
 def failure(saga: Saga) -> Failure:
@@ -45,7 +45,7 @@ def failure(saga: Saga) -> Failure:
         key=saga.work.key,
         agent=saga.agent if reply else None,
         cost_ub=saga.cost_ub,
-        outcome=reply.outcome if reply else Outcome.LOST,
+        outcome=reply.outcome if reply else Outcome.LOST if saga.began else Outcome.UNSTARTED,
         reason=verdict.reason if verdict else "",
         latency_s=reply.latency_s if reply else 0.0,
         f_before=saga.penalty.f_before,

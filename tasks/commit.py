@@ -39,11 +39,10 @@ def _commit(context: Context, keys: Sequence[AttemptKey]) -> None:
     ]
     if not sagas:
         return
-    registry = context.registry()
     outcomes = settle(
         context.engine,
         [settlement(saga) for saga in sagas],
-        tau_ppm=registry.tau_ppm,
+        tau_ppm=context.registry().tau_ppm,
         now=context.now(),
     )
     _let_wait(context, outcomes)
@@ -51,7 +50,7 @@ def _commit(context: Context, keys: Sequence[AttemptKey]) -> None:
     for settled in (True, False):
         ended = [saga for saga in sagas if (outcomes[saga.work.key] in moved) is settled]
         if ended:
-            context.reservations.release(ended, registry.agents, settled=settled)
+            context.reservations.release(ended, settled=settled)
 
 
 def settlement(saga: Saga) -> Settlement:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from ledger.db import Ledger
@@ -52,16 +52,22 @@ class Context:
         """Wall time."""
         return datetime.fromtimestamp(self._clock(), UTC)
 
-    def registry(self) -> Registry:
-        """The registry, at most `REGISTRY_AGE_S` old."""
-        if self._registry is None or time.monotonic() - self._read_at > REGISTRY_AGE_S:
-            before = self._registry
-            self._registry = load_registry(self.engine, before)
-            self._read_at = time.monotonic()
-            if before is None or before.routing != self._registry.routing:
-                self._hooks = load_hooks(Qos(self._registry.routing))
-                self._rng = random.Random(self._registry.routing.seed)
-        return self._registry
+    def registry(self, *, families: Iterable[str] = (), agents: Iterable[str] = ()) -> Registry:
+        """The registry, at most `REGISTRY_AGE_S` old, and not older than these names."""
+        known = self._registry
+        if (
+            known is not None
+            and time.monotonic() - self._read_at <= REGISTRY_AGE_S
+            and all(name in known.families for name in families)
+            and all(name in known.agents for name in agents)
+        ):
+            return known
+        fresh = self._registry = load_registry(self.engine, known)
+        self._read_at = time.monotonic()
+        if known is None or known.routing != fresh.routing:
+            self._hooks = load_hooks(Qos(fresh.routing))
+            self._rng = random.Random(fresh.routing.seed)
+        return fresh
 
     @property
     def hooks(self) -> Hooks:

@@ -37,10 +37,12 @@ def _begin(context: Context, keys: Sequence[AttemptKey]) -> list[Call]:
     """The calls that this process, and no other, may make now."""
     if not keys:
         return []
-    registry = context.registry()
     # Payloads first: once an attempt is EXECUTING, only its call or its lease can move it on.
     payloads = attempts.payloads(context.engine, [key.task for key in keys])
     sagas = context.reservations.begin(keys, context.now_ms())
+    registry = context.registry(
+        families={saga.work.family for saga in sagas}, agents={saga.agent for saga in sagas}
+    )
     return [
         Call(
             key=saga.work.key,

@@ -11,8 +11,9 @@ from typing import Any
 
 import structlog
 from celery import current_app
+from kombu.exceptions import OperationalError
 
-from ledger.errors import BadInput
+from ledger.errors import BadInput, Unavailable
 from ledger.intake import checked_id
 from ledger.model import AttemptKey
 
@@ -29,7 +30,17 @@ log = structlog.get_logger()
 
 
 def send(step: str, keys: Sequence[AttemptKey]) -> None:
-    """Pass attempts on to a step, in messages of at most `CHUNK_MAX`."""
+    """Pass attempts on to a step, in messages of at most `CHUNK_MAX`.
+
+    Raises Unavailable when the broker does not take them; sending again is harmless.
+    """
+    try:
+        _send(step, keys)
+    except OperationalError as error:
+        raise Unavailable("broker", str(error), "it is retried; see `clearlane status`") from error
+
+
+def _send(step: str, keys: Sequence[AttemptKey]) -> None:
     for chunk in chunks(keys):
         current_app.send_task(
             step,

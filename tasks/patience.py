@@ -34,7 +34,7 @@ def _say(state: RetryCallState) -> None:
 
 patient = retry(
     retry=retry_if_exception(_is_retryable),
-    wait=wait_exponential_jitter(initial=0.05, max=2.0),
+    wait=wait_exponential_jitter(multiplier=0.05, max=2.0),
     stop=stop_after_delay(PATIENCE_S),
     before_sleep=_say,
     reraise=True,

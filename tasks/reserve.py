@@ -16,6 +16,7 @@ from ledger import attempts, snapshots
 from ledger.attempts import Waiting
 from ledger.model import AttemptKey, Wait, Work
 from ledger.registry import Registry
+from scheduler.pool import MT
 from scheduler.reservations import Credit, Standing, Taken
 from scheduler.router import CAPACITY_MS, Board, NoSeat, Quote, Seat, plan
 from scheduler.snapshot import decode_snapshot
@@ -44,16 +45,27 @@ def _reserve(context: Context, keys: Sequence[AttemptKey]) -> None:
         seated += taken
         waiting += refused
     waiting += [Waiting(work.key, Wait.CAPACITY, context.now_ms() + CAPACITY_MS) for work in todo]
-    send(EXECUTE, seated)
     if waiting:
-        attempts.put_back(context.engine, waiting)
+        seated += _put_back(context, waiting)
+    send(EXECUTE, seated)
+
+
+def _put_back(context: Context, waiting: Sequence[Waiting]) -> list[AttemptKey]:
+    """Let them wait, but not those that an earlier copy of this message has seated already."""
+    sagas = context.reservations.read([item.key for item in waiting])
+    seated = [saga.work.key for saga in sagas if saga is not None]
+    rest = [item for item in waiting if item.key not in seated]
+    if rest:
+        attempts.put_back(context.engine, rest)
+    return seated
 
 
 def _round(
     context: Context, works: Sequence[Work]
 ) -> tuple[list[AttemptKey], list[Waiting], list[Work]]:
     """Plan once and take what was planned: (seated, waiting, to be planned again)."""
-    registry, now_ms = context.registry(), context.now_ms()
+    registry = context.registry(families={work.family for work in works})
+    now_ms = context.now_ms()
     clients = sorted({work.client for work in works})
     board, released_ub = _board(context, registry, clients, now_ms)
     decisions = plan(works, board, context.rng)
@@ -124,10 +136,15 @@ def _board(
 def _look(
     context: Context, registry: Registry, clients: Sequence[str], now_ms: int
 ) -> tuple[dict[str, Standing], dict[str, Credit]]:
-    """Every agent's pool; one that Redis does not have is made from its last snapshot."""
+    """Every agent's pool. One that Redis does not have is made from its last snapshot, one that
+    has another size than the registry says is resized."""
     names = list(registry.agents)
     found = context.reservations.look(names, clients)
-    missing = [registry.agents[name] for name in names if name not in found[0]]
+    missing = [
+        agent
+        for name, agent in registry.agents.items()
+        if name not in found[0] or found[0][name][0].y_max_mt != agent.y_max * MT
+    ]
     if not missing:
         return found
     known = snapshots.load(context.engine)

@@ -19,6 +19,7 @@ from tasks.messages import ABORT, COMMIT, VALIDATE, send
 from tasks.patience import patient
 
 SWEEP_MAX = 1000  # attempts, and tasks, in one sweep: the next one takes the rest
+RESUMES_MAX = 2  # tries to have a reply judged before the attempt counts as lost
 LOST = Verdict(passed=False, reason="the worker that held this attempt is gone")
 
 
@@ -33,31 +34,36 @@ def _sweep(context: Context) -> None:
     now_ms = context.now_ms()
     keys = context.reservations.overdue(now_ms, SWEEP_MAX)
     if keys:
-        # A second chance to act before the next sweep repeats it.
-        context.reservations.extend(keys, now_ms + int(context.lease_margin_s * 1000))
-        _resume(context, keys)
+        # Time to act before the next sweep repeats it.
+        until_ms = now_ms + int(context.lease_margin_s * 1000)
+        _resume(context, keys, context.reservations.extend(keys, until_ms))
     attempts.expire(context.engine, limit=SWEEP_MAX, now=context.now())
 
 
-def _resume(context: Context, keys: Sequence[AttemptKey]) -> None:
+def _resume(context: Context, keys: Sequence[AttemptKey], extended: Sequence[int]) -> None:
+    """Send each attempt where its state says; give up those that nothing will move."""
     found = context.reservations.read(keys)
-    gone = [key for key, saga in zip(keys, found, strict=True) if saga is None]
-    sagas = [saga for saga in found if saga is not None]
-    context.reservations.forget_leases(gone)
-    lost = [saga for saga in sagas if _is_lost(saga)]
-    given_up = context.reservations.give_up(lost, LOST)
-    send(VALIDATE, [s.work.key for s in sagas if s.reply and not s.verdict])
-    send(COMMIT, [s.work.key for s in sagas if s.state is SagaState.SUCCEEDED])
+    sagas = {saga.work.key: saga for saga in found if saga is not None}
+    dead = [
+        sagas[key]
+        for key, times in zip(keys, extended, strict=True)
+        if key in sagas and _is_lost(sagas[key], times)
+    ]
+    given_up = context.reservations.give_up(dead, LOST) if dead else []
+    lost = {saga.work.key for saga in dead}
+    rest = [saga for key, saga in sagas.items() if key not in lost]
+    send(VALIDATE, [s.work.key for s in rest if s.state is SagaState.EXECUTING])
+    send(COMMIT, [s.work.key for s in rest if s.state is SagaState.SUCCEEDED])
     send(
         ABORT,
-        [s.work.key for s in sagas if s.state is SagaState.FAILED]
-        + [s.work.key for s, mine in zip(lost, given_up, strict=True) if mine],
+        [s.work.key for s in rest if s.state is SagaState.FAILED]
+        + [s.work.key for s, mine in zip(dead, given_up, strict=True) if mine],
     )
 
 
-def _is_lost(saga: Saga) -> bool:
-    """Nobody answered, and whoever asked has had all the time there was."""
-    return saga.reply is None and saga.verdict is None
+def _is_lost(saga: Saga, times: int) -> bool:
+    """Nobody answered, or nobody survives judging the answer: its time is over either way."""
+    return saga.verdict is None and (saga.reply is None or times > RESUMES_MAX)
 
 
 @shared_task(name="cron.snapshot")

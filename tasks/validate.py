@@ -22,7 +22,7 @@ from scheduler.saga import Penalty, Saga
 from tasks.context import Context, current
 from tasks.messages import ABORT, COMMIT, VALIDATE, received, send
 from tasks.patience import patient
-from tasks.verdict import judge
+from tasks.verdict import judge, reads_payload
 
 JUDGE_ROUNDS_MAX = 5  # tries against another worker that judges the same agent
 REST_DEFAULT_S = 1.0  # after a 429 that does not say how long
@@ -63,10 +63,14 @@ def _validate(context: Context, keys: Sequence[AttemptKey]) -> None:
 def _verdicts(
     context: Context, sagas: Mapping[AttemptKey, tuple[Saga, Reply]]
 ) -> dict[AttemptKey, Verdict]:
-    """The verdict on each reply; payloads are read only where someone answered."""
-    families = context.registry().families
-    answered = [key.task for key, (_, reply) in sagas.items() if reply.outcome is Outcome.OK]
-    payloads = attempts.payloads(context.engine, answered) if answered else {}
+    """The verdict on each reply; payloads are read only where somebody compares with them."""
+    families = context.registry(families={saga.work.family for saga, _ in sagas.values()}).families
+    compared = [
+        key.task
+        for key, (saga, reply) in sagas.items()
+        if reply.outcome is Outcome.OK and reads_payload(families[saga.work.family].validator)
+    ]
+    payloads = attempts.payloads(context.engine, compared) if compared else {}
     return {
         key: judge(families[saga.work.family], payloads.get(key.task), reply)
         for key, (saga, reply) in sagas.items()

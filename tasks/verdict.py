@@ -54,6 +54,11 @@ def judge(family: Family, payload: Json, reply: Reply) -> Verdict:
     return Verdict(passed=False, reason=printable(f"{name}: {fault}"), severe=True)
 
 
+def reads_payload(spec: Spec) -> bool:
+    """Whether `judge` compares the output with the task's payload, or judges it alone."""
+    return bool(spec["type"] == "python")
+
+
 def _name(spec: Spec) -> str:
     return printable(str(spec.get("entry") or spec.get("type")), 60)
 

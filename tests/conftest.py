@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -16,7 +15,7 @@ from ledger import db
 from scheduler.reservations import Reservations
 from scheduler.reservations import connect as connect_redis
 from tasks.context import Context
-from tests.servers import embedded_servers
+from tests.servers import embedded_servers, scratch
 from workers.settings import sqlalchemy_url
 
 TEMPLATE = "clearlane_template"
@@ -30,10 +29,9 @@ class Servers:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers() -> Iterator[Servers]:
     """PostgreSQL and Valkey for the whole run, and a migrated database to copy."""
-    directory: Path = tmp_path_factory.mktemp("servers")
-    with embedded_servers(directory) as (database_url, redis_url):
+    with scratch() as directory, embedded_servers(directory) as (database_url, redis_url):
         with psycopg.connect(database_url, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {TEMPLATE}")
         db.migrate(sqlalchemy_url(_named(database_url, TEMPLATE)))

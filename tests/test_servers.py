@@ -143,11 +143,15 @@ def test_postgres_recovers_from_kill_9_without_its_old_children(tmp_path: Path) 
         busy.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 10000000000)")
         os.kill(pid, signal.SIGKILL)
     assert (home / "postgres" / "postmaster.pid").exists()
-    assert leftovers.is_alive(backend)
-    with up(server, home):
-        assert not leftovers.is_alive(backend)
-        assert ask(server.url, "SELECT answer FROM kept") == "42"
-    busy.close()
+    try:
+        assert leftovers.is_alive(backend)
+        with up(server, home):
+            assert not leftovers.is_alive(backend)
+            assert ask(server.url, "SELECT answer FROM kept") == "42"
+    finally:
+        if leftovers.is_alive(backend):
+            backend.kill()
+        busy.close()
 
 
 def test_a_pid_file_that_names_a_stranger_does_not_keep_postgres_down(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import structlog
 from ledger import attempts
 from ledger.attempts import Claim
 from ledger.db import ENDED, READY
-from ledger.errors import BadInput, ClearlaneError
+from ledger.errors import BadInput, Unavailable
 from ledger.listen import Listener
 from ledger.model import Agent
 from ledger.registry import Registry
@@ -26,7 +26,7 @@ from scheduler.pool import MT, Pool
 from tasks.context import Context, bind
 from tasks.messages import RESERVE, send
 from workers.bootstrap import build_context
-from workers.celery import app, settings
+from workers.celery import settings
 from workers.logs import configure_logs
 
 LOOK_S = 1.0  # the longest it goes without looking, whatever it was told
@@ -70,9 +70,7 @@ class Dispatcher:
             try:
                 with Listener(url, READY, ENDED) as listener:
                     self._serve(listener)
-            except (ClearlaneError, app.connection().connection_errors) as error:
-                if isinstance(error, ClearlaneError) and not error.retryable:
-                    raise
+            except Unavailable as error:
                 log.warning("waiting for a server", reason=str(error))
                 time.sleep(OUTAGE_S)
 
@@ -87,7 +85,8 @@ class Dispatcher:
                 now=now,
             )
             dispatch(claims)
-            if not claims:
+            # A claim that was not full took all there was, or all there was room for.
+            if len(claims) < CLAIM_MAX:
                 listener.wait(self._pause_s(now))
 
     def _pause_s(self, now: datetime) -> float:

@@ -1,5 +1,6 @@
 -- Record failed attempts, each once, and send their tasks back to INIT or, after the last
--- attempt that the family allows, to quarantine. A lost attempt blames no agent.
+-- attempt that the family allows, to quarantine. A lost attempt blames no agent; a task that loses
+-- its worker again and again is taken for poison.
 WITH given AS (
     SELECT * FROM unnest(
         CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:outcomes AS text[]),
@@ -18,7 +19,7 @@ WITH given AS (
     RETURNING task, attempt, outcome, agent, reason
 ), counted AS (
     SELECT t.id, r.agent, r.reason,
-           t.failures + CAST(r.outcome <> 'lost' AS integer) AS failures,
+           t.failures + CAST(r.outcome NOT IN ('lost', 'unstarted') AS integer) AS failures,
            t.losses + CAST(r.outcome = 'lost' AS integer) AS losses,
            f.max_attempts
     FROM recorded r
@@ -28,12 +29,14 @@ WITH given AS (
 UPDATE task t
 SET failures = c.failures,
     losses = c.losses,
-    avoid = c.agent,
+    avoid = coalesce(c.agent, t.avoid),
     ready_at = :now,
-    state = CASE WHEN c.failures >= c.max_attempts THEN 'QUARANTINED' ELSE 'INIT' END,
-    wait = CASE WHEN c.failures >= c.max_attempts THEN NULL ELSE 'dispatch' END,
-    ended_at = CASE WHEN c.failures >= c.max_attempts THEN CAST(:now AS timestamptz) END,
+    state = CASE WHEN c.over THEN 'QUARANTINED' ELSE 'INIT' END,
+    wait = CASE WHEN c.over THEN NULL ELSE 'dispatch' END,
+    ended_at = CASE WHEN c.over THEN CAST(:now AS timestamptz) END,
     reason = c.reason
-FROM counted c
+FROM (
+    SELECT *, failures >= max_attempts OR losses >= :losses_max AS over FROM counted
+) c
 WHERE t.id = c.id
 RETURNING t.id, t.state

@@ -44,6 +44,19 @@ FROM task t
 WHERE t.state = 'COMMITTED'
   AND NOT EXISTS (SELECT 1 FROM ledger_transaction l WHERE l.task = t.id)
 UNION ALL
+SELECT 'C2', 'task ' || t.id, 'committed without the record of the attempt that its result names'
+FROM task t JOIN task_result r ON r.task = t.id
+WHERE t.state = 'COMMITTED' AND NOT EXISTS (
+    SELECT 1 FROM attempt a
+    WHERE a.task = t.id AND a.attempt = r.attempt AND a.state = 'COMMITTED'
+      AND a.agent = r.agent AND a.cost_ub = r.cost_ub)
+UNION ALL
+SELECT 'C2', 'task ' || t.id, 'paid to another account than agent:' || r.agent
+FROM task t JOIN task_result r ON r.task = t.id JOIN ledger_transaction l ON l.task = t.id
+WHERE EXISTS (
+    SELECT 1 FROM posting p WHERE p.transaction = l.id
+      AND p.account LIKE 'agent:%' AND p.account <> 'agent:' || r.agent)
+UNION ALL
 SELECT 'C3', 'task ' || t.id, 'it is in INIT without a reason to wait'
 FROM task t WHERE t.state = 'INIT' AND t.wait IS NULL
 UNION ALL

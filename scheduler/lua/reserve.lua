@@ -2,39 +2,41 @@
 -- Only adds, subtracts and compares: prices and refills were computed before.
 -- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<client>  [4] leases
 -- ARGV[1] member  [2] now_ms  [3] lease_until_ms  [4] size_mt  [5] y_seen_mt  [6] refill_mt
---     [7] refilled_seen_ms  [8] y_max_mt  [9] slots  [10] cooldown_ms  [11] cost_ub
---     [12] spendable_ub  [13] released_seen_ub  [14] the saga's sheet
+--     [7] refilled_seen_ms  [8] slots  [9] cooldown_ms  [10] cost_ub  [11] spendable_ub
+--     [12] released_seen_ub  [13] the saga's sheet
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 'DUPLICATE'
 end
-local pool = redis.call('HMGET', KEYS[1], 'y_mt', 'refilled_at_ms', 'in_flight', 'next_available_ms')
+local pool = redis.call('HMGET', KEYS[1], 'y_mt', 'refilled_at_ms', 'in_flight', 'next_available_ms',
+  'y_max_mt')
 if not pool[1] then
   return 'MOVED'
 end
 local now, size = tonumber(ARGV[2]), tonumber(ARGV[4])
 local y = tonumber(pool[1])
 local refilled_at = pool[2]
-if refilled_at == ARGV[7] then
-  y = math.min(tonumber(ARGV[8]), y + tonumber(ARGV[6]))
+-- A clock that is behind must not set the refill back: the same time would refill twice.
+if refilled_at == ARGV[7] and now > tonumber(refilled_at) then
+  y = math.min(tonumber(pool[5]), y + tonumber(ARGV[6]))
   refilled_at = ARGV[2]
 end
-if tonumber(pool[4]) > now or tonumber(pool[3]) >= tonumber(ARGV[9]) or y < tonumber(ARGV[5]) then
+if tonumber(pool[4]) > now or tonumber(pool[3]) >= tonumber(ARGV[8]) or y < tonumber(ARGV[5]) then
   return 'MOVED'
 end
 local credit = redis.call('HMGET', KEYS[3], 'reserved_ub', 'released_ub')
 local reserved = tonumber(credit[1] or '0')
 -- What was settled since the balance was read is still in the balance that was read.
-local settled_since = math.max(0, tonumber(credit[2] or '0') - tonumber(ARGV[13]))
-if reserved + settled_since + tonumber(ARGV[11]) > tonumber(ARGV[12]) then
+local settled_since = math.max(0, tonumber(credit[2] or '0') - tonumber(ARGV[12]))
+if reserved + settled_since + tonumber(ARGV[10]) > tonumber(ARGV[11]) then
   return 'CREDIT'
 end
 redis.call('HSET', KEYS[1],
   'y_mt', string.format('%.0f', y - size), 'refilled_at_ms', refilled_at, 'last_action_ms', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'in_flight', 1)
-if tonumber(ARGV[10]) > 0 then
-  redis.call('HSET', KEYS[1], 'next_available_ms', string.format('%.0f', now + tonumber(ARGV[10])))
+if tonumber(ARGV[9]) > 0 then
+  redis.call('HSET', KEYS[1], 'next_available_ms', string.format('%.0f', now + tonumber(ARGV[9])))
 end
-redis.call('HINCRBY', KEYS[3], 'reserved_ub', ARGV[11])
-redis.call('HSET', KEYS[2], 'state', 'RESERVED', 'sheet', ARGV[14])
+redis.call('HINCRBY', KEYS[3], 'reserved_ub', ARGV[10])
+redis.call('HSET', KEYS[2], 'state', 'RESERVED', 'sheet', ARGV[13])
 redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
 return 'OK'

@@ -96,7 +96,7 @@ policy = "paper"
 
 [[clients]]
 id = "R"
-mint = "100000"
+mint = "1000000"
 
 [[families]]
 id = "outline"

@@ -38,11 +38,11 @@ BEGIN
 END $$;
 
 CREATE TRIGGER param_version AFTER INSERT OR UPDATE OR DELETE ON param
-    FOR EACH STATEMENT EXECUTE FUNCTION bump_registry_version();
+    FOR EACH ROW EXECUTE FUNCTION bump_registry_version();
 CREATE TRIGGER agent_version AFTER INSERT OR UPDATE OR DELETE ON agent
-    FOR EACH STATEMENT EXECUTE FUNCTION bump_registry_version();
+    FOR EACH ROW EXECUTE FUNCTION bump_registry_version();
 CREATE TRIGGER family_version AFTER INSERT OR UPDATE OR DELETE ON family
-    FOR EACH STATEMENT EXECUTE FUNCTION bump_registry_version();
+    FOR EACH ROW EXECUTE FUNCTION bump_registry_version();
 
 -- Tasks: the waiting room ---------------------------------------------------------------------
 
@@ -140,10 +140,11 @@ CREATE TABLE posting (
 );
 CREATE INDEX posting_account ON posting (account, transaction);
 
--- All postings of a transaction come in one statement: they must cancel out and name accounts and
--- a transaction that exist. They alone move balances. Set-based where foreign keys would cost a
+-- All postings of a transaction come in one statement, with the transaction itself: they must
+-- cancel out and name accounts that exist. They alone move balances. Set-based where foreign keys would cost a
 -- probe per row on the hottest table.
-CREATE FUNCTION apply_postings() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION apply_postings() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
     broken bigint;
     wanted bigint;
@@ -156,9 +157,12 @@ BEGIN
             USING ERRCODE = 'check_violation';
     END IF;
     SELECT p.transaction INTO broken FROM inserted p
-    WHERE NOT EXISTS (SELECT 1 FROM ledger_transaction t WHERE t.id = p.transaction) LIMIT 1;
+    WHERE NOT EXISTS (
+        SELECT 1 FROM ledger_transaction t
+        WHERE t.id = p.transaction AND t.xmin = pg_current_xact_id()::xid
+    ) LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'posting names transaction % that does not exist', broken
+        RAISE EXCEPTION 'posting names transaction %, which was not made with it', broken
             USING ERRCODE = 'foreign_key_violation';
     END IF;
     SELECT count(DISTINCT account) INTO wanted FROM inserted;
@@ -216,8 +220,9 @@ EXCEPTION WHEN duplicate_object OR unique_violation THEN
     NULL; -- another installation on this server created it at the same moment
 END $$;
 GRANT USAGE ON SCHEMA public TO clearlane_app;
-GRANT SELECT, INSERT, UPDATE, DELETE ON
-    registry_version, param, client, agent, family, task, task_body, task_result, attempt,
-    pool_snapshot TO clearlane_app;
-GRANT SELECT, INSERT, UPDATE ON account TO clearlane_app;
-GRANT SELECT, INSERT ON ledger_transaction, posting TO clearlane_app;
+GRANT SELECT, INSERT, UPDATE ON
+    registry_version, param, client, agent, family, task, pool_snapshot TO clearlane_app;
+GRANT SELECT, INSERT ON
+    task_body, task_result, attempt, ledger_transaction, posting TO clearlane_app;
+-- Balances move through the postings' trigger alone, which acts as the schema's owner.
+GRANT SELECT, INSERT, UPDATE (quota_ub) ON account TO clearlane_app;
