@@ -5,19 +5,19 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from psycopg.errors import CheckViolation
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import IntegrityError
 
-from ledger.db import single, sql
+from ledger.db import dicts, query, single
 from ledger.errors import Conflict, NotFound
 from ledger.money import show_b
 from ledger.postings import ISSUANCE, Posting
-from ledger.settle import append, take_settle_lock
+from ledger.settle import append, next_transaction, take_settle_lock
 
 
 def open_account(connection: Connection, account: str, quota_ub: int, now: datetime) -> None:
     """Create an account with balance 0; one that exists is left as it is."""
-    connection.execute(sql("open_account"), {"id": account, "quota_ub": quota_ub, "now": now})
+    query(connection, "open_account", {"id": account, "quota_ub": quota_ub, "now": now})
 
 
 def set_quota(connection: Connection, account: str, quota_ub: int) -> bool:
@@ -27,8 +27,8 @@ def set_quota(connection: Connection, account: str, quota_ub: int) -> bool:
     """
     values = {"id": account, "quota_ub": quota_ub}
     try:
-        return connection.execute(sql("set_quota"), values).first() is not None
-    except IntegrityError:
+        return query(connection, "set_quota", values).fetchone() is not None
+    except CheckViolation:
         raise Conflict(
             "quota", f"{account} owes more than {show_b(quota_ub)} B", "settle the debt first"
         ) from None
@@ -40,6 +40,7 @@ def mint(connection: Connection, account: str, amount_ub: int, now: datetime) ->
     append(
         connection,
         kind="mint",
+        first=next_transaction(connection),
         tasks=[None],
         postings=[
             [
@@ -54,14 +55,14 @@ def mint(connection: Connection, account: str, amount_ub: int, now: datetime) ->
 def balances(engine: Engine) -> list[dict[str, Any]]:
     """Every account with balance and quota, by name."""
     with single(engine) as connection:
-        return [dict(row) for row in connection.execute(sql("balances")).mappings()]
+        return dicts(query(connection, "balances"))
 
 
 def account(engine: Engine, name: str, *, limit: int = 100) -> dict[str, Any]:
     """One account and its newest movements (`postings`). Raises NotFound."""
     with single(engine) as connection:
-        row = connection.execute(sql("account"), {"id": name}).mappings().first()
-        if row is None:
+        found = dicts(query(connection, "account", {"id": name}))
+        if not found:
             raise NotFound("account", f"{name!r} is not known", "see `clearlane ledger balances`")
-        found = connection.execute(sql("account_postings"), {"id": name, "limit": limit})
-        return dict(row) | {"postings": [dict(item) for item in found.mappings()]}
+        postings = query(connection, "account_postings", {"id": name, "limit": limit})
+        return found[0] | {"postings": dicts(postings)}

@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
-from ledger.db import CLAIM_LOCK, READY, instant, notify, notify_ended, single, sql, transaction
+from ledger.db import (
+    CLAIM_LOCK,
+    READY,
+    dicts,
+    instant,
+    notify,
+    notify_ended,
+    one,
+    query,
+    single,
+    transaction,
+)
 from ledger.model import AttemptKey, Failure, Json, Wait, Work
 
 LOSSES_MAX = 3  # a task whose worker died this often is poison
@@ -40,8 +51,9 @@ def claim(engine: Engine, *, limit: int, hold: int, margin_s: float, now: dateti
     the task by then has lost it.
     """
     with single(engine) as connection:
-        rows = connection.execute(
-            sql("claim"),
+        rows = query(
+            connection,
+            "claim",
             {
                 "limit": limit,
                 "hold": hold,
@@ -49,28 +61,29 @@ def claim(engine: Engine, *, limit: int, hold: int, margin_s: float, now: dateti
                 "lock": CLAIM_LOCK,
                 "now": now,
             },
-        ).all()
+        ).fetchall()
     return [Claim(AttemptKey(str(row.id), row.attempt), row.losses > 0) for row in rows]
 
 
 def next_ready(engine: Engine, now: datetime) -> datetime | None:
     """When the next waiting task becomes worth a claim, None if nothing waits."""
     with single(engine) as connection:
-        found: datetime | None = connection.execute(sql("next_ready"), {"now": now}).scalar()
+        found: datetime | None = one(query(connection, "next_ready", {"now": now})).at
     return found
 
 
 def works(engine: Engine, keys: Sequence[AttemptKey], now: datetime) -> list[Work]:
     """What the steps need to know; attempts that were overtaken, ended or expired are left out."""
     with single(engine) as connection:
-        rows = connection.execute(
-            sql("work"),
+        rows = query(
+            connection,
+            "work",
             {
                 "ids": [key.task for key in keys],
                 "attempts": [key.attempt for key in keys],
                 "now": now,
             },
-        ).all()
+        ).fetchall()
     return [
         Work(
             key=AttemptKey(str(row.id), row.attempt),
@@ -87,24 +100,25 @@ def works(engine: Engine, keys: Sequence[AttemptKey], now: datetime) -> list[Wor
 def payloads(engine: Engine, tasks: Sequence[str]) -> dict[str, Json]:
     """The payload of each task."""
     with single(engine) as connection:
-        rows = connection.execute(sql("payloads"), {"ids": list(tasks)}).all()
+        rows = query(connection, "payloads", {"ids": list(tasks)}).fetchall()
     return {str(row.task): row.payload for row in rows}
 
 
 def spendable_ub(engine: Engine, clients: Sequence[str]) -> dict[str, int]:
     """Balance plus quota per client, as settled."""
     with single(engine) as connection:
-        rows = connection.execute(
-            sql("spendable"), {"accounts": [f"client:{client}" for client in clients]}
-        ).all()
+        rows = query(
+            connection, "spendable", {"accounts": [f"client:{client}" for client in clients]}
+        ).fetchall()
     return {row.client: row.spendable_ub for row in rows}
 
 
 def put_back(engine: Engine, waiting: Sequence[Waiting]) -> None:
     """Let attempts that found no seat wait again, saying why and until when."""
     with transaction(engine) as connection:
-        connection.execute(
-            sql("put_back"),
+        query(
+            connection,
+            "put_back",
             {
                 "ids": [item.key.task for item in waiting],
                 "attempts": [item.key.attempt for item in waiting],
@@ -118,8 +132,9 @@ def put_back(engine: Engine, waiting: Sequence[Waiting]) -> None:
 def abort(engine: Engine, failures: Sequence[Failure], now: datetime) -> None:
     """Record failed attempts, each once; their tasks go back to INIT or into quarantine."""
     with transaction(engine) as connection:
-        rows = connection.execute(
-            sql("abort"),
+        rows = query(
+            connection,
+            "abort",
             {
                 "ids": [item.key.task for item in failures],
                 "attempts": [item.key.attempt for item in failures],
@@ -135,7 +150,7 @@ def abort(engine: Engine, failures: Sequence[Failure], now: datetime) -> None:
                 "losses_max": LOSSES_MAX,
                 "now": now,
             },
-        ).all()
+        ).fetchall()
         ended = [str(row.id) for row in rows if row.state != "INIT"]
         if ended:
             notify_ended(connection, ended)
@@ -145,7 +160,7 @@ def abort(engine: Engine, failures: Sequence[Failure], now: datetime) -> None:
 def expire(engine: Engine, *, limit: int, now: datetime) -> int:
     """End tasks whose time is over; returns how many."""
     with transaction(engine) as connection:
-        rows = connection.execute(sql("expire"), {"now": now, "limit": limit}).all()
+        rows = query(connection, "expire", {"now": now, "limit": limit}).fetchall()
         if rows:
             notify_ended(connection, [str(row.id) for row in rows])
     return len(rows)
@@ -154,11 +169,11 @@ def expire(engine: Engine, *, limit: int, now: datetime) -> int:
 def ended_since(engine: Engine, since: datetime, *, limit: int) -> list[dict[str, Any]]:
     """Attempts that ended after `since`, oldest first, as rows of `attempts_since.sql`."""
     with single(engine) as connection:
-        rows = connection.execute(sql("attempts_since"), {"since": since, "limit": limit})
-        return [dict(row) for row in rows.mappings()]
+        rows = query(connection, "attempts_since", {"since": since, "limit": limit})
+        return dicts(rows)
 
 
 def agent_results(engine: Engine) -> list[dict[str, Any]]:
     """Tries, passes, failures and earnings per agent, as rows of `agent_results.sql`."""
     with single(engine) as connection:
-        return [dict(row) for row in connection.execute(sql("agent_results")).mappings()]
+        return dicts(query(connection, "agent_results"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from ledger.db import single, sql
+from ledger.db import dicts, query, single
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +22,7 @@ class Violation:
 def violations(engine: Engine) -> list[Violation]:
     """All violations that PostgreSQL alone can show; an empty list means that all holds."""
     with single(engine) as connection:
-        rows = connection.execute(sql("check")).all()
+        rows = query(connection, "check").fetchall()
     return [
         Violation(invariant=row.invariant, subject=row.subject, violation=row.violation)
         for row in rows
@@ -32,4 +32,4 @@ def violations(engine: Engine) -> list[Violation]:
 def totals(engine: Engine) -> dict[str, Any]:
     """Counts and sums: what was minted, burned, and stands with whom."""
     with single(engine) as connection:
-        return dict(connection.execute(sql("totals")).mappings().one())
+        return dicts(query(connection, "totals"))[0]

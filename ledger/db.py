@@ -1,22 +1,25 @@
 """Connections to PostgreSQL, named statements, migrations, notifications.
 
-The Core of SQLAlchemy gives the pool and binds values; there is no ORM. A statement is a file in
-`ledger/sql/`, called by its name.
+SQLAlchemy gives the pool and the transactions; there is no ORM. A statement is a file in
+`ledger/sql/`, called by its name, its values bound by the driver.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
-from typing import Final
+from typing import Any, Final, cast
 
-from sqlalchemy import Connection, Engine, TextClause, create_engine, exc, text
+import psycopg
+from psycopg import Cursor, OperationalError
+from psycopg.rows import namedtuple_row
+from sqlalchemy import Connection, Engine, create_engine, exc
 
-from ledger.errors import Unavailable
+from ledger.errors import InvariantBroken, Unavailable
 
 APP_ROLE: Final = "clearlane_app"  # may add facts, not change them (schema.sql, Privileges)
 ENDED_MAX: Final = 100
@@ -48,15 +51,54 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
 
 
 @cache
-def sql(name: str) -> TextClause:
-    """The statement `ledger/sql/<name>.sql`."""
-    return text(resources.files("ledger.sql").joinpath(f"{name}.sql").read_text())
+def sql(name: str) -> str:
+    """The statement `ledger/sql/<name>.sql`; values are bound as `%(name)s`."""
+    return resources.files("ledger.sql").joinpath(f"{name}.sql").read_text()
+
+
+def query(
+    connection: Connection, name: str, values: Mapping[str, Any] | None = None
+) -> Cursor[Any]:
+    """Run a named statement; its rows have the columns as attributes.
+
+    Straight on the driver's cursor: SQLAlchemy keeps the pool and the transaction, but its result
+    objects cost more than most of our statements.
+    """
+    return _driver(connection).cursor(row_factory=namedtuple_row).execute(sql(name), values)
+
+
+@contextmanager
+def batch(connection: Connection) -> Iterator[None]:
+    """Send the statements of the block in one round trip; their rows can be read after it."""
+    with _driver(connection).pipeline():
+        yield
+
+
+def _driver(connection: Connection) -> psycopg.Connection[Any]:
+    return cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+
+
+def one(cursor: Cursor[Any]) -> Any:
+    """The only row of a statement that has exactly one."""
+    row = cursor.fetchone()
+    if row is None:
+        raise InvariantBroken("a statement that always has a row had none")
+    return row
+
+
+def dicts(cursor: Cursor[Any]) -> list[dict[str, Any]]:
+    """All rows as dictionaries."""
+    return [row._asdict() for row in cursor]
 
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One transaction. Raises Unavailable when the server is not there (nothing was done)."""
-    with _translated(), engine.begin() as connection:
+    """One transaction. Raises Unavailable when the server is away.
+
+    Then nothing was done, unless the answer to the commit itself was lost: only steps that may
+    run twice may run here.
+    """
+    with _translated(), engine.begin() as connection, _invalidating(connection):
         yield connection
 
 
@@ -64,14 +106,26 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 def single(engine: Engine) -> Iterator[Connection]:
     """For lone statements: each is its own transaction and costs one round trip."""
     with _translated(), engine.connect() as plain:
-        yield plain.execution_options(isolation_level="AUTOCOMMIT")
+        connection = plain.execution_options(isolation_level="AUTOCOMMIT")
+        with _invalidating(connection):
+            yield connection
+
+
+@contextmanager
+def _invalidating(connection: Connection) -> Iterator[None]:
+    """Never give a connection that broke back to the pool."""
+    try:
+        yield
+    except OperationalError:
+        connection.invalidate()
+        raise
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
+    except (OperationalError, exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise Unavailable(
             "postgresql", reason, "check DATABASE_URL and that the server runs"
@@ -80,9 +134,7 @@ def _translated() -> Iterator[None]:
 
 def notify(connection: Connection, channel: str, payload: str = "") -> None:
     """Wake whoever listens, when this transaction commits and not before."""
-    connection.execute(
-        text("SELECT pg_notify(:channel, :payload)"), {"channel": channel, "payload": payload}
-    )
+    query(connection, "notify", {"channel": channel, "payload": payload})
 
 
 def notify_ended(connection: Connection, tasks: Sequence[str]) -> None:
@@ -106,7 +158,7 @@ def migrate(url: str) -> None:
     config.set_main_option("script_location", "ledger:migrations")
     engine = create_engine(url, connect_args={"connect_timeout": 5})
     with transaction(engine) as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        query(connection, "migration_lock", {"lock": MIGRATION_LOCK})
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     engine.dispose()

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from ledger.db import READY, notify, notify_ended, single, sql, transaction
+from ledger.db import READY, dicts, notify, notify_ended, query, single, transaction
 from ledger.errors import BadInput, Conflict, NotFound
 from ledger.model import Json
 from ledger.registry import clients, families
@@ -70,7 +70,7 @@ def submit(
             for task, item in zip(ids, submissions, strict=True)
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        added = connection.execute(sql("submit"), columns | {"client": client, "now": now})
+        added = query(connection, "submit", columns | {"client": client, "now": now})
         created = {str(row.id) for row in added}
         known = _known(connection, client, [row for row in rows if row["ids"] not in created])
         if created:
@@ -87,10 +87,10 @@ def cancel(engine: Engine, task: str, now: datetime) -> None:
     """End a task that has not ended. Raises NotFound, or Conflict when it ended otherwise."""
     task = checked_id(task)
     with transaction(engine) as connection:
-        if connection.execute(sql("cancel"), {"id": task, "now": now}).first():
+        if query(connection, "cancel", {"id": task, "now": now}).fetchone():
             notify_ended(connection, [task])
             return
-        row = connection.execute(sql("task"), {"ids": [task]}).first()
+        row = query(connection, "task", {"ids": [task]}).fetchone()
     if row is None:
         raise _unknown_task(task)
     if row.state != "CANCELLED":
@@ -100,10 +100,8 @@ def cancel(engine: Engine, task: str, now: datetime) -> None:
 def task_rows(engine: Engine, tasks: Sequence[str]) -> dict[str, Any]:
     """Tasks with their results, by id; unknown ids are left out."""
     with single(engine) as connection:
-        rows = connection.execute(
-            sql("task"), {"ids": [checked_id(task) for task in tasks]}
-        ).mappings()
-        return {str(row["id"]): dict(row) for row in rows}
+        rows = dicts(query(connection, "task", {"ids": [checked_id(task) for task in tasks]}))
+    return {str(row["id"]): row for row in rows}
 
 
 def task_row(engine: Engine, task: str) -> dict[str, Any]:
@@ -113,8 +111,7 @@ def task_row(engine: Engine, task: str) -> dict[str, Any]:
     if found is None:
         raise _unknown_task(task)
     with single(engine) as connection:
-        attempts = connection.execute(sql("attempts"), {"id": task}).mappings()
-        found["attempts"] = [dict(row) for row in attempts]
+        found["attempts"] = dicts(query(connection, "attempts", {"id": task}))
     return found
 
 
@@ -128,22 +125,23 @@ def task_list(
 ) -> list[dict[str, Any]]:
     """The newest tasks; pass the last one's id as `before` for the next page."""
     with single(engine) as connection:
-        rows = connection.execute(
-            sql("task_list"),
+        rows = query(
+            connection,
+            "task_list",
             {
                 "client": client,
                 "state": state,
                 "before": checked_id(before) if before else None,
                 "limit": limit,
             },
-        ).mappings()
-        return [dict(row) for row in rows]
+        )
+    return dicts(rows)
 
 
 def task_counts(engine: Engine) -> list[dict[str, Any]]:
     """How many tasks stand in each state, waiting ones by reason."""
     with single(engine) as connection:
-        return [dict(row) for row in connection.execute(sql("task_counts")).mappings()]
+        return dicts(query(connection, "task_counts"))
 
 
 def checked_id(task: str) -> str:
@@ -219,8 +217,8 @@ def _known(
     """What earlier submissions made of these idempotency keys."""
     if not rows:
         return {}
-    before = connection.execute(
-        sql("submitted_before"), {"client": client, "keys": [row["keys"] for row in rows]}
+    before = query(
+        connection, "submitted_before", {"client": client, "keys": [row["keys"] for row in rows]}
     )
     found = {row.idempotency_key: row for row in before}
     for row in rows:

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
 from ledger.accounts import mint, open_account, set_quota
-from ledger.db import READY, notify, single, sql, transaction
+from ledger.db import READY, notify, one, query, single, transaction
 from ledger.errors import NotFound
 from ledger.model import Agent, Family, Json, Routing
 from ledger.postings import agent_account, client_account
@@ -48,10 +48,10 @@ class Registry:
 def load_registry(engine: Engine, known: Registry | None = None) -> Registry:
     """The registry as it stands; `known` itself if nothing has changed since."""
     with single(engine) as connection:
-        version = connection.execute(text("SELECT version FROM registry_version")).scalar_one()
+        version = one(query(connection, "registry_version")).version
         if known is not None and known.version == version:
             return known
-        rows = connection.execute(text("SELECT id, spec, suspended FROM agent ORDER BY id")).all()
+        rows = query(connection, "agents").fetchall()
         params = params_of(connection)
         return Registry(
             version=version,
@@ -64,13 +64,7 @@ def load_registry(engine: Engine, known: Registry | None = None) -> Registry:
 
 def families(connection: Connection, names: Sequence[str] | None = None) -> list[Family]:
     """The named families, or all."""
-    rows = connection.execute(
-        text(
-            "SELECT id, size, deadline_s, max_attempts, spec FROM family"
-            " WHERE CAST(:names AS text[]) IS NULL OR id = ANY(CAST(:names AS text[]))"
-        ),
-        {"names": names},
-    ).all()
+    rows = query(connection, "families", {"names": names})
     return [
         Family(
             id=row.id,
@@ -88,16 +82,13 @@ def families(connection: Connection, names: Sequence[str] | None = None) -> list
 
 def clients(connection: Connection, names: Sequence[str]) -> set[str]:
     """Those of the named clients that exist."""
-    rows = connection.execute(
-        text("SELECT id FROM client WHERE id = ANY(CAST(:names AS text[]))"),
-        {"names": list(names)},
-    )
+    rows = query(connection, "clients", {"names": list(names)})
     return {row.id for row in rows}
 
 
 def params_of(connection: Connection) -> dict[str, Json]:
     """All parameters by name."""
-    return {row.name: row.value for row in connection.execute(text("SELECT * FROM param"))}
+    return {row.name: row.value for row in query(connection, "params")}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +176,7 @@ def _apply_family(connection: Connection, family: Family) -> list[str]:
 
 def _put(connection: Connection, statement: str, **values: Any) -> Any:
     """The row that changed, or None when it stood like that already."""
-    return connection.execute(sql(statement), values).first()
+    return query(connection, statement, values).fetchone()
 
 
 def _agent_spec(agent: Agent) -> dict[str, Json]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
-from ledger.db import SETTLE_LOCK, notify_ended, sql, transaction
+from ledger.db import SETTLE_LOCK, batch, notify_ended, one, query, transaction
 from ledger.model import AttemptKey, Settlement
 from ledger.postings import (
     Posting,
@@ -35,88 +34,97 @@ def settle(
     running it again tells which.
     """
     with transaction(engine) as connection:
-        take_settle_lock(connection)
-        tasks = _lock_tasks(connection, settlements)
-        accounts = _lock_accounts(connection, settlements)
+        tasks, accounts, first = _lock(connection, settlements)
         plan = plan_settlements(settlements, tasks, accounts, tau_ppm)
         if plan.payments:
             paid = [settlement for settlement, _ in plan.payments]
-            append(
-                connection,
-                kind="settle",
-                tasks=[settlement.key.task for settlement in paid],
-                postings=[postings for _, postings in plan.payments],
-                now=now,
-            )
-            connection.execute(sql("commit_tasks"), _columns(paid) | {"now": now})
-            notify_ended(connection, [item.key.task for item in paid])
+            with batch(connection):
+                append(
+                    connection,
+                    kind="settle",
+                    first=first,
+                    tasks=[settlement.key.task for settlement in paid],
+                    postings=[postings for _, postings in plan.payments],
+                    now=now,
+                )
+                query(connection, "commit_tasks", {"rows": _rows(paid), "now": now})
+                notify_ended(connection, [item.key.task for item in paid])
     return plan.outcomes
 
 
 def take_settle_lock(connection: Connection) -> None:
     """Be the only one who settles until this transaction ends."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": SETTLE_LOCK})
+    query(connection, "settle_lock", {"lock": SETTLE_LOCK})
+
+
+def next_transaction(connection: Connection) -> int:
+    """The id that the next transaction gets. Holds as long as the settle lock is held."""
+    return int(one(query(connection, "next_transaction")).id)
 
 
 def append(
     connection: Connection,
     *,
     kind: str,
+    first: int,
     tasks: Sequence[str | None],
     postings: Sequence[Sequence[Posting]],
     now: datetime,
 ) -> None:
-    """Add transactions in order, one per task, with their postings. Needs the settle lock.
+    """Add transactions `first`, `first` + 1, …, one per task, with their postings.
 
-    Every movement of credit passes here, in the order in which balances change: this is where a
-    transaction's leaf enters the log.
+    Needs the settle lock. Every movement of credit passes here, in the order in which balances
+    change: this is where a transaction's leaf enters the log.
     """
-    first = connection.execute(sql("next_transaction")).scalar_one()
     ids = list(range(first, first + len(tasks)))
-    connection.execute(
-        sql("add_transactions"), {"ids": ids, "tasks": list(tasks), "kind": kind, "now": now}
-    )
+    values = {"ids": ids, "tasks": list(tasks), "kind": kind, "now": now}
+    query(connection, "add_transactions", values)
     rows = [
         (number, posting.account, posting.amount_ub)
         for number, group in zip(ids, postings, strict=True)
         for posting in group
     ]
-    if rows:
-        numbers, accounts, amounts = zip(*rows, strict=True)
-        connection.execute(
-            sql("add_postings"),
-            {
-                "transactions": list(numbers),
-                "accounts": list(accounts),
-                "amounts": list(amounts),
-            },
-        )
-
-
-def _lock_tasks(connection: Connection, settlements: Sequence[Settlement]) -> dict[str, TaskRow]:
-    ids = sorted({settlement.key.task for settlement in settlements})
-    rows = connection.execute(sql("settle_tasks"), {"ids": ids})
-    return {
-        str(row.id): TaskRow(attempt=row.attempt, state=row.state, in_flight=row.in_flight)
-        for row in rows
+    columns = {
+        "transactions": [number for number, _, _ in rows],
+        "accounts": [account for _, account, _ in rows],
+        "amounts": [amount_ub for _, _, amount_ub in rows],
     }
+    query(connection, "add_postings", columns)
 
 
-def _lock_accounts(
+def _lock(
     connection: Connection, settlements: Sequence[Settlement]
-) -> dict[str, Standing]:
+) -> tuple[dict[str, TaskRow], dict[str, Standing], int]:
+    """The settle lock, then the tasks and the paying accounts of a chunk, each in one order."""
+    ids = sorted({settlement.key.task for settlement in settlements})
     accounts = sorted({client_account(settlement.client) for settlement in settlements})
-    rows = connection.execute(sql("settle_accounts"), {"accounts": accounts})
-    return {row.id: Standing(balance_ub=row.balance_ub, quota_ub=row.quota_ub) for row in rows}
+    with batch(connection):
+        take_settle_lock(connection)
+        tasks = query(connection, "settle_tasks", {"ids": ids})
+        standings = query(connection, "settle_accounts", {"accounts": accounts})
+        number = query(connection, "next_transaction")
+    return (
+        {
+            str(row.id): TaskRow(attempt=row.attempt, state=row.state, in_flight=row.in_flight)
+            for row in tasks
+        },
+        {row.id: Standing(balance_ub=row.balance_ub, quota_ub=row.quota_ub) for row in standings},
+        int(one(number).id),
+    )
 
 
-def _columns(paid: Sequence[Settlement]) -> dict[str, list[Any]]:
-    return {
-        "ids": [item.key.task for item in paid],
-        "attempts": [item.key.attempt for item in paid],
-        "agents": [item.agent for item in paid],
-        "costs": [item.cost_ub for item in paid],
-        "latencies": [item.latency_s for item in paid],
-        "reasons": [item.reason for item in paid],
-        "outputs": [json.dumps(item.output) for item in paid],
-    }
+def _rows(paid: Sequence[Settlement]) -> str:
+    return json.dumps(
+        [
+            {
+                "task": item.key.task,
+                "attempt": item.key.attempt,
+                "agent": item.agent,
+                "cost_ub": item.cost_ub,
+                "latency_s": item.latency_s,
+                "reason": item.reason,
+                "output": item.output,
+            }
+            for item in paid
+        ]
+    )

@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
-from ledger.db import single, sql, transaction
+from ledger.db import query, single, transaction
 from ledger.model import Json
 
 
@@ -20,8 +20,9 @@ def save(engine: Engine, states: Mapping[str, Json], now: datetime) -> None:
     if not states:
         return
     with transaction(engine) as connection:
-        connection.execute(
-            sql("put_snapshots"),
+        query(
+            connection,
+            "put_snapshots",
             {
                 "agents": list(states),
                 "states": [json.dumps(state) for state in states.values()],
@@ -33,5 +34,5 @@ def save(engine: Engine, states: Mapping[str, Json], now: datetime) -> None:
 def load(engine: Engine) -> dict[str, Json]:
     """The last state kept of each agent."""
     with single(engine) as connection:
-        rows = connection.execute(text("SELECT agent, state FROM pool_snapshot")).all()
+        rows = query(connection, "snapshots").fetchall()
     return {row.agent: row.state for row in rows}

@@ -7,11 +7,9 @@ what is reserved, `leases` every attempt in flight by the instant its lease ends
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib import resources
 from typing import Any
 
 import redis
@@ -32,8 +30,8 @@ from scheduler.saga import (
     member,
     parse_member,
 )
+from scheduler.scripts import Call, queue
 
-VERBS = ("seed", "reserve", "advance", "give_up", "extend", "release", "judge", "rest")
 LEASES = "leases"
 POOL_FIELDS = (
     "y_mt",
@@ -73,22 +71,7 @@ AWAY = (
 )
 
 Standing = tuple[Pool, Judgement]
-Call = tuple[Sequence[str], Sequence[Any]]  # keys, arguments
 Step = tuple[AttemptKey, SagaState, str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Script:
-    """One verb: its text and the name the server knows it by."""
-
-    text: str
-    sha: str
-
-    @classmethod
-    def read(cls, verb: str) -> Script:
-        """The script of `scheduler/lua/<verb>.lua`."""
-        text = resources.files("scheduler.lua").joinpath(f"{verb}.lua").read_text()
-        return cls(text=text, sha=hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 def connect(url: str) -> redis.Redis:
@@ -103,7 +86,6 @@ class Reservations:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
-        self._scripts = {verb: Script.read(verb) for verb in VERBS}
 
     def look(
         self, agents: Sequence[str], clients: Sequence[str] = ()
@@ -166,27 +148,13 @@ class Reservations:
 
     def read(self, keys: Sequence[AttemptKey]) -> list[Saga | None]:
         """Each attempt as it stands, None where it is not in flight."""
-        with self._pipeline() as pipe:
-            for key in keys:
-                pipe.hgetall(f"saga:{member(key)}")
-            return [
-                decode_saga(key, fields) for key, fields in zip(keys, _execute(pipe), strict=True)
-            ]
+        rows = self._run("read", [([f"saga:{member(key)}"], []) for key in keys])
+        return [_saga(key, row) for key, row in zip(keys, rows, strict=True)]
 
     def begin(self, keys: Sequence[AttemptKey], now_ms: int) -> list[Saga]:
         """RESERVED to EXECUTING. Returns those that this caller, and no other, may call."""
-        with self._pipeline() as pipe:
-            self._load(pipe, "advance")
-            for key in keys:
-                step = (key, SagaState.EXECUTING, "began_ms", str(now_ms))
-                self._queue(pipe, "advance", *_advance(SagaState.RESERVED, step))
-                pipe.hgetall(f"saga:{member(key)}")
-            _, *answers = _execute(pipe)
-        sagas = [
-            decode_saga(key, fields)
-            for key, mine, fields in zip(keys, answers[::2], answers[1::2], strict=True)
-            if mine
-        ]
+        rows = self._run("begin", [([f"saga:{member(key)}"], [now_ms]) for key in keys])
+        sagas = [_saga(key, row) for key, row in zip(keys, rows, strict=True)]
         return [saga for saga in sagas if saga is not None]
 
     def answer(self, replies: Mapping[AttemptKey, Reply]) -> list[bool]:
@@ -202,17 +170,24 @@ class Reservations:
     ) -> tuple[list[bool], dict[str, Standing]]:
         """EXECUTING to SUCCEEDED or FAILED: which of them this call decided, and the standing of
         `agents` right after."""
+        calls = [
+            _advance(
+                SagaState.EXECUTING,
+                (
+                    key,
+                    SagaState.SUCCEEDED if verdict.passed else SagaState.FAILED,
+                    "verdict",
+                    encode_verdict(verdict),
+                ),
+            )
+            for key, verdict in verdicts.items()
+        ]
         with self._pipeline() as pipe:
-            self._load(pipe, "advance")
-            for key, verdict in verdicts.items():
-                to = SagaState.SUCCEEDED if verdict.passed else SagaState.FAILED
-                step = (key, to, "verdict", encode_verdict(verdict))
-                self._queue(pipe, "advance", *_advance(SagaState.EXECUTING, step))
+            queue(pipe, "advance", calls)
             for agent in agents:
                 pipe.hmget(f"pool:{agent}", *POOL_FIELDS, *JUDGEMENT_FIELDS)
-            _, *answers = _execute(pipe)
-        decided = [bool(done) for done in answers[: len(verdicts)]]
-        return decided, _standings(agents, answers[len(verdicts) :])
+            _, decided, *rows = _execute(pipe)
+        return [bool(done) for done in decided], _standings(agents, rows)
 
     def give_up(self, sagas: Sequence[Saga], verdict: Verdict) -> list[bool]:
         """RESERVED or EXECUTING to FAILED, for those that still stand as they were read."""
@@ -294,21 +269,11 @@ class Reservations:
         ]
 
     def _run(self, verb: str, calls: Sequence[Call]) -> list[Any]:
-        """One script on many keys, in one round trip; the answers in order."""
+        """One script on a set of calls, in one round trip; the answers in order."""
         with self._pipeline() as pipe:
-            self._load(pipe, verb)
-            for keys, args in calls:
-                self._queue(pipe, verb, keys, args)
-            _, *answers = _execute(pipe)
+            queue(pipe, verb, calls)
+            answers: list[Any] = _execute(pipe)[1]
         return answers
-
-    def _load(self, pipe: Any, verb: str) -> None:
-        # Ahead of its first use in the same pipeline: a server that restarted a moment ago
-        # knows no scripts, and asking it first would cost a round trip.
-        pipe.execute_command("SCRIPT LOAD", self._scripts[verb].text)
-
-    def _queue(self, pipe: Any, verb: str, keys: Sequence[str], args: Sequence[str | int]) -> None:
-        pipe.execute_command("EVALSHA", self._scripts[verb].sha, len(keys), *keys, *args)
 
     def _pipeline(self) -> Any:
         return self._redis.pipeline(transaction=False)
@@ -324,6 +289,10 @@ def _execute(pipe: Any) -> list[Any]:
 def _advance(state: SagaState, step: Step) -> Call:
     key, to, field, value = step
     return [f"saga:{member(key)}"], [state, to, field, value]
+
+
+def _saga(key: AttemptKey, row: Sequence[str]) -> Saga | None:
+    return decode_saga(key, dict(zip(row[::2], row[1::2], strict=True)))
 
 
 def _keys(agent: str, key: AttemptKey, client: str) -> list[str]:

@@ -17,7 +17,7 @@ from ledger.errors import BadInput, Unavailable
 from ledger.intake import checked_id
 from ledger.model import AttemptKey
 
-CHUNK_MAX = 64  # attempts in one message
+CHUNK_MAX = 128  # attempts in one message
 ATTEMPT_MAX = 2**31 - 1
 
 RESERVE = "saga.reserve"
@@ -61,7 +61,7 @@ def chunks(keys: Sequence[AttemptKey]) -> Iterator[Sequence[AttemptKey]]:
 def received(step: str, message: Any) -> list[AttemptKey]:
     """The keys of a message, each once. What is not a key is dropped, logged, and harms no one."""
     if not isinstance(message, list) or len(message) > CHUNK_MAX:
-        log.error("message refused", step=step, reason="not a list of at most 64 attempts")
+        log.error("message refused", step=step, reason="not a list, or too long")
         return []
     return list(dict.fromkeys(_keys(step, message)))
 

@@ -47,6 +47,44 @@ VIOLATIONS = {
         "C2",
         "committed at 10000001 but paid 10000000",
     ),
+    "attempt of another price": (
+        "UPDATE attempt SET cost_ub = cost_ub + 1",
+        "C2",
+        "without the record of the attempt that its result names",
+    ),
+    "attempt of another agent": (
+        "UPDATE attempt SET agent = 'B'",
+        "C2",
+        "without the record of the attempt that its result names",
+    ),
+    "attempt that failed": (
+        "UPDATE attempt SET state = 'ABORTED', f_before = 0, f_after = 0, s_before = 1, s_after = 1",
+        "C2",
+        "without the record of the attempt that its result names",
+    ),
+    "result of another attempt": (
+        "UPDATE task_result SET attempt = 2",
+        "C2",
+        "without the record of the attempt that its result names",
+    ),
+    "lost attempt": (
+        "DELETE FROM attempt",
+        "C2",
+        "without the record of the attempt that its result names",
+    ),
+    "another agent paid": (
+        "INSERT INTO account (id, quota_ub, balance_ub, opened_at)"
+        " VALUES ('agent:B', 0, 9900000, now());"
+        "UPDATE posting SET account = 'agent:B' WHERE account = 'agent:A';"
+        "UPDATE account SET balance_ub = 0 WHERE id = 'agent:A'",
+        "C2",
+        "paid to another account than agent:A",
+    ),
+    "another agent named": (
+        "UPDATE task_result SET agent = 'B'; UPDATE attempt SET agent = 'B'",
+        "C2",
+        "paid to another account than agent:B",
+    ),
     "lost result": ("DELETE FROM task_result", "C2", "committed at -1"),
     "paid and not committed": (
         "UPDATE task SET state = 'CANCELLED'",
@@ -97,20 +135,13 @@ def test_a_planted_violation_is_named(engine: Engine, database_url: str, name: s
     assert all(item.subject for item in found)
 
 
-@pytest.mark.xfail(strict=True, reason="not looked at yet")
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE attempt SET cost_ub = cost_ub + 1",  # the attempt says another price
-        "DELETE FROM attempt",  # no record of who did it
-        "UPDATE posting SET account = 'system:commons' WHERE account = 'agent:A' ;"
-        "UPDATE account SET balance_ub = 9900000 WHERE id = 'system:commons';"
-        "UPDATE account SET balance_ub = 0 WHERE id = 'agent:A'",  # somebody else was paid
-        "UPDATE task_result SET agent = 'B'",
-    ],
-)
-def test_other_lies_about_a_settlement_are_named(
-    engine: Engine, database_url: str, statement: str
-) -> None:
-    plant(database_url, statement)
-    assert violations(engine) != []
+@pytest.mark.xfail(strict=True, reason="check.sql looks for other agents only, not for nobody")
+def test_an_agent_that_was_not_paid_is_named(engine: Engine, database_url: str) -> None:
+    """Its share went to an account that is no agent's; every sum and balance still agrees."""
+    plant(
+        database_url,
+        "UPDATE posting SET account = 'system:commons' WHERE account = 'agent:A'",
+        "UPDATE account SET balance_ub = 9900000 WHERE id = 'system:commons'",
+        "UPDATE account SET balance_ub = 0 WHERE id = 'agent:A'",
+    )
+    assert [item.invariant for item in violations(engine)] == ["C2"]

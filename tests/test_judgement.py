@@ -68,6 +68,5 @@ def test_a_sample_without_weight_does_not_count() -> None:
     assert (after.s, after.samples) == (0.5, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="a plug-in's negative jump makes f, and a price, negative")
 def test_no_adjustment_makes_risk_negative() -> None:
     assert adjust(Judgement(), [RiskJump(delta=-2.0)], ROUTING, 0).f >= 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,8 @@ ROWS = st.dictionaries(
         TaskRow,
         attempt=st.integers(1, 3),
         state=st.sampled_from(["INIT", "INIT", "INIT", "COMMITTED", "CANCELLED", "QUARANTINED"]),
-    ),
+        in_flight=st.sampled_from([True, True, True, False]),
+    ).map(lambda row: replace(row, in_flight=row.in_flight and row.state == "INIT")),
 )
 ACCOUNTS = st.fixed_dictionaries(
     {
@@ -72,13 +74,13 @@ def test_settling_a_chunk(
         if outcome in (Settled.PAID, Settled.NO_CREDIT):
             assert current
             assert row is not None
-            assert row.state == "INIT"
+            assert row.in_flight
         elif outcome is Settled.ALREADY:
             assert current
             assert row is not None
             assert row.state == "COMMITTED"
         else:
-            assert not current or (row is not None and row.state not in ("INIT", "COMMITTED"))
+            assert row is None or not current or (not row.in_flight and row.state != "COMMITTED")
 
 
 @given(ITEMS, ROWS, ACCOUNTS)
@@ -101,13 +103,21 @@ def test_a_client_without_credit_never_blocks_another(
 
 
 def test_the_last_credit_can_be_spent_and_no_more() -> None:
-    rows = {"t0": TaskRow(attempt=1, state="INIT"), "t1": TaskRow(attempt=1, state="INIT")}
+    rows = {task: TaskRow(attempt=1, state="INIT", in_flight=True) for task in ("t0", "t1")}
     accounts = {"client:R": Standing(balance_ub=70, quota_ub=30)}
     chunk = [
         settlement(AttemptKey(task, 1), cost_ub=cost) for task, cost in (("t0", 100), ("t1", 1))
     ]
     plan = plan_settlements(chunk, rows, accounts, TAU)
     assert list(plan.outcomes.values()) == [Settled.PAID, Settled.NO_CREDIT]
+
+
+def test_an_attempt_that_was_put_back_or_aborted_is_not_paid() -> None:
+    rows = {"t0": TaskRow(attempt=1, state="INIT", in_flight=False)}
+    accounts = {"client:R": Standing(balance_ub=10**9, quota_ub=0)}
+    plan = plan_settlements([settlement(AttemptKey("t0", 1))], rows, accounts, TAU)
+    assert list(plan.outcomes.values()) == [Settled.STALE]
+    assert plan.payments == []
 
 
 def test_a_free_task_moves_nothing() -> None:

@@ -102,7 +102,6 @@ def test_accounts_show_their_newest_movements(engine: Engine, now: datetime) -> 
         accounts.account(engine, "client:nobody")
 
 
-@pytest.mark.xfail(strict=True, reason="the database's refusal escapes as an IntegrityError")
 def test_a_quota_below_what_is_owed_is_refused_in_words(
     engine: Engine, database_url: str, now: datetime
 ) -> None:
@@ -118,7 +117,6 @@ def test_a_quota_below_what_is_owed_is_refused_in_words(
         apply(engine, cut, now)
 
 
-@pytest.mark.xfail(strict=True, reason="statement triggers fire for upserts that changed nothing")
 def test_applying_again_does_not_make_everyone_read(engine: Engine, now: datetime) -> None:
     apply(engine, WANTED, now)
     known = load_registry(engine)

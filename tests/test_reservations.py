@@ -162,7 +162,7 @@ def test_a_settlement_between_reading_and_reserving_is_not_spent_twice(
     fresh = seeded(reservations)
     reserve(reservations, quote(agent(), fresh, cost_ub=700))
     seen = credit(reservations)
-    reservations.release([saga(reservations)], {"A": agent()}, settled=True)
+    reservations.release([saga(reservations)], settled=True)
     late = quote(agent(), fresh, AttemptKey("t2", 1), cost_ub=400)
     seen_ub = {"R": seen.released_ub}
     assert reserve(reservations, late, released_seen_ub=seen_ub) == [Taken.CREDIT]
@@ -177,7 +177,7 @@ def test_a_settlement_between_reading_and_reserving_is_not_spent_twice(
 def test_an_aborted_reservation_can_be_spent_again(reservations: Reservations) -> None:
     fresh = seeded(reservations)
     reserve(reservations, quote(agent(), fresh, cost_ub=700))
-    reservations.release([saga(reservations)], {"A": agent()}, settled=False)
+    reservations.release([saga(reservations)], settled=False)
     assert reserve(reservations, quote(agent(), fresh, AttemptKey("t2", 1), cost_ub=1000)) == [
         Taken.OK
     ]
@@ -200,7 +200,7 @@ def test_each_step_happens_once(reservations: Reservations) -> None:
     assert (found.state, found.verdict) == (SagaState.SUCCEEDED, PASSED)
     assert reservations.give_up([found], LOST) == [False]
     for _ in range(2):
-        reservations.release([found], {"A": agent()}, settled=True)
+        reservations.release([found], settled=True)
     assert (pool(reservations).y_mt, pool(reservations).in_flight) == (1000 * MT, 0)
     assert credit(reservations) == Credit(reserved_ub=0, released_ub=10)
     assert reservations.begin([KEY], NOW_MS) == []
@@ -233,7 +233,6 @@ def test_a_given_up_attempt_was_somebodys_in_that_state(reservations: Reservatio
     assert (saga(reservations).state, saga(reservations).verdict) == (SagaState.FAILED, LOST)
 
 
-@pytest.mark.xfail(strict=True, reason="advance.lua does not look at the reply")
 def test_an_attempt_that_was_just_answered_is_not_given_up(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
     (read_by_the_sweeper,) = reservations.begin([KEY], NOW_MS)
@@ -297,7 +296,7 @@ def test_a_cooldown_keeps_the_next_one_out(reservations: Reservations) -> None:
 def test_what_refills_by_time_is_not_given_back(reservations: Reservations) -> None:
     limited = agent(refill_per_s=100)
     reserve(reservations, quote(limited, seeded(reservations, limited)))
-    reservations.release([saga(reservations)], {"A": limited}, settled=True)
+    reservations.release([saga(reservations)], settled=True)
     drained = pool(reservations)
     assert (drained.y_mt, drained.in_flight) == (900 * MT, 0)
     later = NOW_MS + 500
@@ -314,10 +313,10 @@ def test_releasing_after_a_wipe_changes_nothing(reservations: Reservations, redi
     reserve(reservations, quote(agent(), seeded(reservations)))
     before = saga(reservations)
     connect(redis_url).flushall()
-    reservations.release([before], {"A": agent()}, settled=True)
+    reservations.release([before], settled=True)
     assert connect(redis_url).keys() == []
     seeded(reservations)
-    reservations.release([before], {"A": agent()}, settled=True)
+    reservations.release([before], settled=True)
     assert (pool(reservations).y_mt, pool(reservations).in_flight) == (1000 * MT, 0)
     assert credit(reservations) == Credit(reserved_ub=0, released_ub=0)
 
@@ -330,25 +329,22 @@ def test_a_server_that_lost_its_scripts_is_taught_again(
     assert reserve(reservations, quote(agent(), fresh)) == [Taken.OK]
 
 
-@pytest.mark.xfail(strict=True, reason="an agent the worker has not heard of yet is drained")
 def test_releasing_for_an_agent_unknown_here_keeps_its_capacity(reservations: Reservations) -> None:
     """A committer's registry may be a second older than the reserver's."""
     reserve(reservations, quote(agent(), seeded(reservations)))
-    reservations.release([saga(reservations)], {}, settled=True)
+    reservations.release([saga(reservations)], settled=True)
     assert pool(reservations).y_mt == 1000 * MT
 
 
-@pytest.mark.xfail(strict=True, reason="nothing raises y when y_max grows: `apply` has no effect")
 def test_a_raised_y_max_becomes_capacity(reservations: Reservations) -> None:
     seeded(reservations)
     larger = agent(y_max=2000)
     reservations.seed([larger], {}, NOW_MS)
     reserve(reservations, quote(larger, pool(reservations)))
-    reservations.release([saga(reservations)], {"A": larger}, settled=True)
+    reservations.release([saga(reservations)], settled=True)
     assert pool(reservations).y_mt == 2000 * MT
 
 
-@pytest.mark.xfail(strict=True, reason="reserve.lua sets refilled_at back: the time refills twice")
 def test_a_worker_whose_clock_is_behind_creates_no_capacity(reservations: Reservations) -> None:
     limited = agent(refill_per_s=100)
     fresh = seeded(reservations, limited)
@@ -357,7 +353,6 @@ def test_a_worker_whose_clock_is_behind_creates_no_capacity(reservations: Reserv
     assert pool(reservations).refilled_at_ms == NOW_MS
 
 
-@pytest.mark.xfail(strict=True, reason="only lost connections are translated")
 def test_a_full_redis_is_an_error_of_ours(reservations: Reservations, redis_url: str) -> None:
     fresh = seeded(reservations)
     server = connect(redis_url)
@@ -519,7 +514,7 @@ class Machine(RuleBasedStateMachine):
             self._release(self.old[pick % len(self.old)], settled)
 
     def _release(self, seen: Saga, settled: bool) -> None:
-        self.at.release([seen], AGENTS, settled=settled)
+        self.at.release([seen], settled=settled)
         flight = self.flights.pop(seen.work.key, None)
         if flight is None:
             return

@@ -160,7 +160,6 @@ def test_a_veto_takes_the_pairing_out() -> None:
     assert ("A", 111_111_111) in asked
 
 
-@pytest.mark.xfail(strict=True, reason="a task too large for every agent is retried at 10 Hz")
 def test_a_task_larger_than_every_agent_has_no_agent() -> None:
     assert chosen(decide(board([agent(y_max=100)]), work(size=100))) == [Wait.NO_AGENT]
 

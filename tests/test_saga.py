@@ -301,7 +301,6 @@ def test_messages_that_are_no_keys_harm_no_one(fleet: Fleet) -> None:
     assert fleet.row(task)["state"] == "COMMITTED"
 
 
-@pytest.mark.xfail(strict=True, reason="a second reserve message puts a running attempt back")
 def test_a_duplicate_reserve_message_does_not_overtake_the_attempt(fleet: Fleet) -> None:
     install(fleet.engine, fleet.now, clients=[client("rich", mint_b=100_000)], agents=AGENTS)
     # It fits on A alone, and once.
@@ -313,7 +312,6 @@ def test_a_duplicate_reserve_message_does_not_overtake_the_attempt(fleet: Fleet)
     assert fleet.row(task)["wait"] == Wait.ATTEMPT
 
 
-@pytest.mark.xfail(strict=True, reason="a claim that ended counts as a dead worker")
 def test_an_outage_of_the_conveyor_quarantines_nobody(fleet: Fleet) -> None:
     """Three claims end while no worker takes messages: nothing ever ran, nothing is poison."""
     (task,) = submit(fleet.engine, fleet.now, to="good")
@@ -326,7 +324,6 @@ def test_an_outage_of_the_conveyor_quarantines_nobody(fleet: Fleet) -> None:
     assert fleet.row(task)["state"] == "COMMITTED"
 
 
-@pytest.mark.xfail(strict=True, reason="a saga with a reply is sent to validate for ever")
 def test_a_reply_that_kills_its_validator_is_given_up(fleet: Fleet) -> None:
     (task,) = submit(fleet.engine, fleet.now, to="good")
     fleet.dispatch()
@@ -342,7 +339,6 @@ def test_a_reply_that_kills_its_validator_is_given_up(fleet: Fleet) -> None:
     assert fleet.in_flight() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="KeyError in plan(): the whole chunk is lost")
 def test_a_family_newer_than_the_workers_registry_is_read(fleet: Fleet) -> None:
     fleet.context.registry()
     install(fleet.engine, fleet.now, agents=AGENTS, families=[family("new")])
@@ -352,9 +348,6 @@ def test_a_family_newer_than_the_workers_registry_is_read(fleet: Fleet) -> None:
     assert {fleet.row(task)["state"] for task in tasks_} == {"COMMITTED"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="KeyError in _begin after EXECUTING: the whole chunk is lost"
-)
 def test_an_agent_newer_than_the_executors_registry_is_read(
     fleet: Fleet, engine: Engine, reservations: Reservations
 ) -> None:

@@ -86,7 +86,6 @@ def test_a_task_that_ended_otherwise_is_not_paid(engine: Engine, now: datetime) 
     assert balance_ub(engine, "client:R") == 2000 * UB
 
 
-@pytest.mark.xfail(strict=True, reason="an attempt recorded as aborted can still be settled")
 def test_an_aborted_attempt_is_not_paid(engine: Engine, now: datetime) -> None:
     (key,) = claimed(engine, now)
     attempts.abort(engine, [failure(key)], now)

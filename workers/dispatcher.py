@@ -31,7 +31,7 @@ from workers.logs import configure_logs
 
 LOOK_S = 1.0  # the longest it goes without looking, whatever it was told
 HOLD_AGE_S = 0.25  # how old its idea of the fleet may be
-CLAIM_MAX = 256  # tasks in one claim
+CLAIM_MAX = 512  # tasks in one claim
 OUTAGE_S = 1.0  # pause while a server is away
 
 log = structlog.get_logger()

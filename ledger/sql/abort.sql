@@ -3,17 +3,17 @@
 -- its worker again and again is taken for poison.
 WITH given AS (
     SELECT * FROM unnest(
-        CAST(:ids AS uuid[]), CAST(:attempts AS integer[]), CAST(:outcomes AS text[]),
-        CAST(:agents AS text[]), CAST(:costs AS bigint[]), CAST(:latencies AS float8[]),
-        CAST(:reasons AS text[]), CAST(:f_before AS float8[]), CAST(:f_after AS float8[]),
-        CAST(:s_before AS float8[]), CAST(:s_after AS float8[])
+        CAST(%(ids)s AS uuid[]), CAST(%(attempts)s AS integer[]), CAST(%(outcomes)s AS text[]),
+        CAST(%(agents)s AS text[]), CAST(%(costs)s AS bigint[]), CAST(%(latencies)s AS float8[]),
+        CAST(%(reasons)s AS text[]), CAST(%(f_before)s AS float8[]), CAST(%(f_after)s AS float8[]),
+        CAST(%(s_before)s AS float8[]), CAST(%(s_after)s AS float8[])
     ) AS g (task, attempt, outcome, agent, cost_ub, latency_s, reason,
             f_before, f_after, s_before, s_after)
 ), recorded AS (
     INSERT INTO attempt (task, attempt, state, outcome, agent, cost_ub, latency_s, reason,
                          f_before, f_after, s_before, s_after, ended_at)
     SELECT task, attempt, 'ABORTED', outcome, agent, cost_ub, latency_s, reason,
-           f_before, f_after, s_before, s_after, :now
+           f_before, f_after, s_before, s_after, %(now)s
     FROM given
     ON CONFLICT (task, attempt) DO NOTHING
     RETURNING task, attempt, outcome, agent, reason
@@ -30,13 +30,13 @@ UPDATE task t
 SET failures = c.failures,
     losses = c.losses,
     avoid = coalesce(c.agent, t.avoid),
-    ready_at = :now,
+    ready_at = %(now)s,
     state = CASE WHEN c.over THEN 'QUARANTINED' ELSE 'INIT' END,
     wait = CASE WHEN c.over THEN NULL ELSE 'dispatch' END,
-    ended_at = CASE WHEN c.over THEN CAST(:now AS timestamptz) END,
+    ended_at = CASE WHEN c.over THEN CAST(%(now)s AS timestamptz) END,
     reason = c.reason
 FROM (
-    SELECT *, failures >= max_attempts OR losses >= :losses_max AS over FROM counted
+    SELECT *, failures >= max_attempts OR losses >= %(losses_max)s AS over FROM counted
 ) c
 WHERE t.id = c.id
 RETURNING t.id, t.state

@@ -1,3 +1,3 @@
 INSERT INTO ledger_transaction (id, kind, task, at)
-SELECT id, :kind, task, :now
-FROM unnest(CAST(:ids AS bigint[]), CAST(:tasks AS uuid[])) AS t (id, task)
+SELECT id, %(kind)s, task, %(now)s
+FROM unnest(CAST(%(ids)s AS bigint[]), CAST(%(tasks)s AS uuid[])) AS t (id, task)

@@ -1,14 +1,14 @@
--- Claim up to :limit ready tasks, never more than the fleet can hold in flight (:hold).
+-- Claim up to `limit` ready tasks, never more than the fleet can `hold` in flight.
 -- One dispatcher at a time: two that count the same room would fill it twice. Whoever comes second
 -- gets nothing and looks again soon.
 WITH room AS (
-    SELECT CASE WHEN pg_try_advisory_xact_lock(:lock)
-                THEN greatest(0, least(:limit, :hold - count(*))) ELSE 0 END AS seats
-    FROM task WHERE state = 'INIT' AND wait = 'attempt' AND ready_at > :now
+    SELECT CASE WHEN pg_try_advisory_xact_lock(%(lock)s)
+                THEN greatest(0, least(%(limit)s, %(hold)s - count(*))) ELSE 0 END AS seats
+    FROM task WHERE state = 'INIT' AND wait = 'attempt' AND ready_at > %(now)s
 ), ready AS (
     SELECT id FROM task
-    WHERE state = 'INIT' AND ready_at <= :now
-      AND (expires_at IS NULL OR expires_at > :now)
+    WHERE state = 'INIT' AND ready_at <= %(now)s
+      AND (expires_at IS NULL OR expires_at > %(now)s)
     ORDER BY ready_at, id
     LIMIT (SELECT seats FROM room)
     FOR UPDATE SKIP LOCKED
@@ -16,7 +16,7 @@ WITH room AS (
 UPDATE task t
 SET attempt = t.attempt + 1,
     wait = 'attempt',
-    ready_at = CAST(:now AS timestamptz) + make_interval(secs => f.deadline_s + :margin_s)
+    ready_at = CAST(%(now)s AS timestamptz) + make_interval(secs => f.deadline_s + %(margin_s)s)
 FROM ready, family f
 WHERE t.id = ready.id AND f.id = t.family
 RETURNING t.id, t.attempt, t.losses

@@ -1,2 +1,2 @@
-INSERT INTO account (id, quota_ub, opened_at) VALUES (:id, :quota_ub, :now)
+INSERT INTO account (id, quota_ub, opened_at) VALUES (%(id)s, %(quota_ub)s, %(now)s)
 ON CONFLICT (id) DO NOTHING RETURNING id

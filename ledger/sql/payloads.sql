@@ -1,1 +1,1 @@
-SELECT task, payload FROM task_body WHERE task = ANY(CAST(:ids AS uuid[]))
+SELECT task, payload FROM task_body WHERE task = ANY(CAST(%(ids)s AS uuid[]))

@@ -1,5 +1,5 @@
 INSERT INTO family (id, size, deadline_s, max_attempts, spec)
-VALUES (:id, :size, :deadline_s, :max_attempts, CAST(:spec AS jsonb))
+VALUES (%(id)s, %(size)s, %(deadline_s)s, %(max_attempts)s, CAST(%(spec)s AS jsonb))
 ON CONFLICT (id) DO UPDATE
 SET size = excluded.size, deadline_s = excluded.deadline_s,
     max_attempts = excluded.max_attempts, spec = excluded.spec

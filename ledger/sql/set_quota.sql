@@ -1,1 +1,1 @@
-UPDATE account SET quota_ub = :quota_ub WHERE id = :id AND quota_ub <> :quota_ub RETURNING id
+UPDATE account SET quota_ub = %(quota_ub)s WHERE id = %(id)s AND quota_ub <> %(quota_ub)s RETURNING id

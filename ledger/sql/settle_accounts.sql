@@ -1,3 +1,3 @@
 -- Lock the accounts a chunk moves, in one order.
 SELECT id, balance_ub, quota_ub FROM account
-WHERE id = ANY(CAST(:accounts AS text[])) ORDER BY id FOR UPDATE
+WHERE id = ANY(CAST(%(accounts)s AS text[])) ORDER BY id FOR UPDATE

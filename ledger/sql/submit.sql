@@ -2,15 +2,15 @@
 -- Returns the ids that were inserted.
 WITH given AS (
     SELECT * FROM unnest(
-        CAST(:ids AS uuid[]), CAST(:families AS text[]), CAST(:types AS text[]),
-        CAST(:sizes AS integer[]), CAST(:expires AS timestamptz[]), CAST(:keys AS text[]),
-        CAST(:hashes AS bytea[]), CAST(:payloads AS text[])
+        CAST(%(ids)s AS uuid[]), CAST(%(families)s AS text[]), CAST(%(types)s AS text[]),
+        CAST(%(sizes)s AS integer[]), CAST(%(expires)s AS timestamptz[]), CAST(%(keys)s AS text[]),
+        CAST(%(hashes)s AS bytea[]), CAST(%(payloads)s AS text[])
     ) AS g (id, family, type, size, expires_at, idempotency_key, content_sha256, payload)
 ), added AS (
     INSERT INTO task (id, client, family, type, size, expires_at, idempotency_key,
                       content_sha256, submitted_at, ready_at)
-    SELECT id, :client, family, type, size, expires_at, idempotency_key,
-           content_sha256, :now, :now
+    SELECT id, %(client)s, family, type, size, expires_at, idempotency_key,
+           content_sha256, %(now)s, %(now)s
     FROM given
     ON CONFLICT (client, idempotency_key) DO NOTHING
     RETURNING id

@@ -1,1 +1,1 @@
-UPDATE agent SET suspended = :suspended WHERE id = :id RETURNING id
+UPDATE agent SET suspended = %(suspended)s WHERE id = %(id)s RETURNING id

@@ -2,9 +2,9 @@
 SELECT t.id, t.client, t.family, t.type, t.size, t.state, t.wait, t.attempt, t.submitted_at,
        t.ended_at, t.reason
 FROM task t
-WHERE (CAST(:client AS text) IS NULL OR t.client = :client)
-  AND (CAST(:state AS text) IS NULL OR t.state = :state)
-  AND (CAST(:before AS uuid) IS NULL OR (t.submitted_at, t.id) <
-       (SELECT b.submitted_at, b.id FROM task b WHERE b.id = CAST(:before AS uuid)))
+WHERE (CAST(%(client)s AS text) IS NULL OR t.client = %(client)s)
+  AND (CAST(%(state)s AS text) IS NULL OR t.state = %(state)s)
+  AND (CAST(%(before)s AS uuid) IS NULL OR (t.submitted_at, t.id) <
+       (SELECT b.submitted_at, b.id FROM task b WHERE b.id = CAST(%(before)s AS uuid)))
 ORDER BY t.submitted_at DESC, t.id DESC
-LIMIT :limit
+LIMIT %(limit)s

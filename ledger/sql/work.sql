@@ -1,7 +1,7 @@
 -- What the saga's steps need to know of these attempts; those overtaken or ended are left out.
 SELECT t.id, t.attempt, t.client, c.owner, t.family, t.size, t.avoid
-FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS integer[])) AS k (id, attempt)
+FROM unnest(CAST(%(ids)s AS uuid[]), CAST(%(attempts)s AS integer[])) AS k (id, attempt)
 JOIN task t ON t.id = k.id AND t.attempt = k.attempt AND t.state = 'INIT' AND t.wait = 'attempt'
 JOIN client c ON c.id = t.client
-WHERE t.ready_at > :now  -- the claim has not ended
-  AND (t.expires_at IS NULL OR t.expires_at > :now)
+WHERE t.ready_at > %(now)s  -- the claim has not ended
+  AND (t.expires_at IS NULL OR t.expires_at > %(now)s)

@@ -1,0 +1,1 @@
+SELECT id, spec, suspended FROM agent ORDER BY id

@@ -1,0 +1,1 @@
+SELECT id FROM client WHERE id = ANY(CAST(%(names)s AS text[]))

@@ -1,0 +1,1 @@
+SELECT agent, state FROM pool_snapshot
