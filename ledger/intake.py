@@ -18,10 +18,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from ledger.db import READY, dicts, notify, notify_ended, query, single, transaction
+from ledger.db import READY, batch, dicts, notify, notify_ended, query, single, transaction
 from ledger.errors import BadInput, Conflict, NotFound
 from ledger.model import Json
-from ledger.registry import clients, families
 
 PAYLOAD_MAX_BYTES = 1 << 20
 SIZE_MAX = 1_000_000  # tokens
@@ -70,11 +69,11 @@ def submit(
             for task, item in zip(ids, submissions, strict=True)
         ]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        added = query(connection, "submit", columns | {"client": client, "now": now})
+        with batch(connection):
+            added = query(connection, "submit", columns | {"client": client, "now": now})
+            notify(connection, READY)
         created = {str(row.id) for row in added}
         known = _known(connection, client, [row for row in rows if row["ids"] not in created])
-        if created:
-            notify(connection, READY)
     return [
         Accepted(task=row["ids"], state="INIT", created=True)
         if row["ids"] in created
@@ -167,10 +166,13 @@ def _check_names(
     connection: Connection, client: str, submissions: Sequence[Submission]
 ) -> dict[str, int]:
     """The default size of each family named."""
-    if client not in clients(connection, [client]):
-        raise NotFound("client", f"{client!r} is not known", "see `clearlane ledger balances`")
     names = sorted({item.family for item in submissions})
-    found = {family.id: family.size for family in families(connection, names)}
+    with batch(connection):
+        known = query(connection, "clients", {"names": [client]})
+        rows = query(connection, "families", {"names": names})
+    if known.fetchone() is None:
+        raise NotFound("client", f"{client!r} is not known", "see `clearlane ledger balances`")
+    found = {row.id: row.size for row in rows}
     for name in names:
         if name not in found:
             raise NotFound("family", f"{name!r} is not known", "add it to the configuration file")
@@ -198,7 +200,8 @@ def _row(task: str, item: Submission, default_size: int) -> dict[str, Any]:
             raise BadInput(
                 name, "it is empty, long or not printable", "use 1 to 255 printable characters"
             )
-    content = json.dumps([item.family, item.type, size, item.payload], sort_keys=True)
+    # The size as asked: the same request stays the same when the family changes its default.
+    content = json.dumps([item.family, item.type, item.size, item.payload], sort_keys=True)
     return {
         "ids": task,
         "families": item.family,

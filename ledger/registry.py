@@ -62,9 +62,9 @@ def load_registry(engine: Engine, known: Registry | None = None) -> Registry:
         )
 
 
-def families(connection: Connection, names: Sequence[str] | None = None) -> list[Family]:
-    """The named families, or all."""
-    rows = query(connection, "families", {"names": names})
+def families(connection: Connection) -> list[Family]:
+    """All families."""
+    rows = query(connection, "families", {"names": None})
     return [
         Family(
             id=row.id,
@@ -78,12 +78,6 @@ def families(connection: Connection, names: Sequence[str] | None = None) -> list
         )
         for row in rows
     ]
-
-
-def clients(connection: Connection, names: Sequence[str]) -> set[str]:
-    """Those of the named clients that exist."""
-    rows = query(connection, "clients", {"names": list(names)})
-    return {row.id for row in rows}
 
 
 def params_of(connection: Connection) -> dict[str, Json]:

@@ -90,7 +90,7 @@ def saga(at: Reservations, key: AttemptKey = KEY) -> Saga:
 
 def test_a_reservation_takes_capacity_slot_and_credit(reservations: Reservations) -> None:
     fresh = seeded(reservations)
-    assert fresh == Pool(y_mt=1000 * MT, refilled_at_ms=NOW_MS)
+    assert fresh == Pool(y_mt=1000 * MT, refilled_at_ms=NOW_MS, y_max_mt=1000 * MT)
     assert reserve(reservations, quote(agent(), fresh)) == [Taken.OK]
     taken = pool(reservations)
     assert (taken.y_mt, taken.in_flight, taken.last_action_ms) == (900 * MT, 1, NOW_MS)
@@ -243,14 +243,55 @@ def test_an_attempt_that_was_just_answered_is_not_given_up(reservations: Reserva
 def test_leases_are_extended_only_while_in_flight(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
     other = AttemptKey("t2", 1)
-    reservations.extend([KEY, other], NOW_MS + 60_000)
+    assert reservations.extend([KEY, other], NOW_MS + 60_000) == [1, 0]
     assert reservations.overdue(NOW_MS + 59_999, 10) == []
     assert reservations.overdue(NOW_MS + 60_000, 10) == [KEY]
-    reservations.forget_leases([KEY])
+    assert reservations.extend([other, KEY, KEY], NOW_MS + 61_000) == [0, 2, 3]
+    reservations.release([saga(reservations)], settled=False)
+    assert reservations.extend([KEY], NOW_MS + 62_000) == [0]
     assert reservations.count_in_flight() == 0
 
 
-def test_seeding_never_touches_a_pool(reservations: Reservations) -> None:
+def test_a_lease_without_an_attempt_is_dropped(reservations: Reservations, redis_url: str) -> None:
+    """As Redis leaves it when the attempt's key was lost and the lease was not."""
+    reserve(reservations, quote(agent(), seeded(reservations)))
+    connect(redis_url).delete("saga:t:1")
+    assert reservations.read([KEY]) == [None]
+    assert reservations.count_in_flight() == 1
+    assert reservations.extend([KEY], NOW_MS + 60_000) == [0]
+    assert reservations.count_in_flight() == 0
+
+
+def test_whether_anyone_began_is_on_record(reservations: Reservations) -> None:
+    reserve(reservations, quote(agent(), seeded(reservations)))
+    assert not saga(reservations).began
+    reservations.begin([KEY], NOW_MS)
+    assert saga(reservations).began
+    assert reservations.give_up([saga(reservations)], LOST) == [True]
+    assert saga(reservations).began
+
+
+def test_a_reply_that_nobody_judges_can_be_given_up(reservations: Reservations) -> None:
+    reserve(reservations, quote(agent(), seeded(reservations)))
+    reservations.begin([KEY], NOW_MS)
+    reservations.answer({KEY: REPLY})
+    assert reservations.give_up([saga(reservations)], LOST) == [True]
+    assert reservations.judge({KEY: PASSED}, [])[0] == [False]
+    assert (saga(reservations).state, saga(reservations).verdict) == (SagaState.FAILED, LOST)
+
+
+def test_what_was_judged_is_not_given_up(reservations: Reservations) -> None:
+    reserve(reservations, quote(agent(), seeded(reservations)))
+    reservations.begin([KEY], NOW_MS)
+    reservations.answer({KEY: REPLY})
+    read_by_the_sweeper = saga(reservations)
+    reservations.judge({KEY: PASSED}, [])
+    assert reservations.give_up([read_by_the_sweeper], LOST) == [False]
+    assert reservations.give_up([saga(reservations)], LOST) == [False]
+    assert saga(reservations).verdict == PASSED
+
+
+def test_seeding_again_changes_no_pool_of_that_size(reservations: Reservations) -> None:
     fresh = seeded(reservations)
     reserve(reservations, quote(agent(), fresh))
     known = {"A": (fresh, Judgement(f=3.0)), "B": (fresh, Judgement(f=2.0, s=0.5, samples=9))}
@@ -260,7 +301,7 @@ def test_seeding_never_touches_a_pool(reservations: Reservations) -> None:
     assert found["A"][0].y_mt == 900 * MT
     assert found["A"][1].f == 0.0
     assert found["B"] == (
-        Pool(y_mt=1000 * MT, refilled_at_ms=NOW_MS + 1),
+        Pool(y_mt=1000 * MT, refilled_at_ms=NOW_MS + 1, y_max_mt=1000 * MT),
         Judgement(f=2.0, s=0.5, samples=9),
     )
 
@@ -329,13 +370,6 @@ def test_a_server_that_lost_its_scripts_is_taught_again(
     assert reserve(reservations, quote(agent(), fresh)) == [Taken.OK]
 
 
-def test_releasing_for_an_agent_unknown_here_keeps_its_capacity(reservations: Reservations) -> None:
-    """A committer's registry may be a second older than the reserver's."""
-    reserve(reservations, quote(agent(), seeded(reservations)))
-    reservations.release([saga(reservations)], settled=True)
-    assert pool(reservations).y_mt == 1000 * MT
-
-
 def test_a_raised_y_max_becomes_capacity(reservations: Reservations) -> None:
     seeded(reservations)
     larger = agent(y_max=2000)
@@ -345,12 +379,57 @@ def test_a_raised_y_max_becomes_capacity(reservations: Reservations) -> None:
     assert pool(reservations).y_mt == 2000 * MT
 
 
+def test_a_lowered_y_max_leaves_taken_what_is_taken(reservations: Reservations) -> None:
+    """Below zero while more is taken than the pool is large now; then exactly full."""
+    fresh = seeded(reservations)
+    reserve(reservations, quote(agent(), fresh, size=900))
+    smaller = agent(y_max=300)
+    for _ in range(2):  # a second worker that saw the old size changes nothing
+        reservations.seed([smaller], {}, NOW_MS + 1)
+        found = pool(reservations)
+        assert (found.y_mt, found.y_max_mt, found.in_flight) == (-600 * MT, 300 * MT, 1)
+    late = quote(smaller, found, AttemptKey("t2", 1), y_seen_mt=300 * MT)
+    assert reserve(reservations, late) == [Taken.MOVED]
+    reservations.release([saga(reservations)], settled=True)
+    assert (pool(reservations).y_mt, pool(reservations).in_flight) == (300 * MT, 0)
+    assert reserve(reservations, late) == [Taken.OK]
+
+
+def test_a_resized_pool_keeps_its_judgement_and_its_rest(reservations: Reservations) -> None:
+    seeded(reservations)
+    before = reservations.look(["A"])[0]["A"][1]
+    mine = replace(before, f=2.0, s=0.5, samples=3, version=1)
+    reservations.store_judgements({"A": (before, mine)})
+    reservations.rest({"A": NOW_MS + 500})
+    known = {"A": (Pool(y_mt=1, refilled_at_ms=1), Judgement(f=9.0))}
+    reservations.seed([agent(y_max=500)], known, NOW_MS + 1)
+    found, judged = reservations.look(["A"])[0]["A"]
+    assert judged == mine
+    assert found == Pool(
+        y_mt=500 * MT, refilled_at_ms=NOW_MS, next_available_ms=NOW_MS + 500, y_max_mt=500 * MT
+    )
+
+
+def test_a_refill_stops_at_the_size_that_redis_knows(reservations: Reservations) -> None:
+    """A worker that still plans with the larger size does not fill the smaller pool beyond it."""
+    larger, smaller = agent(refill_per_s=100), agent(refill_per_s=100, y_max=600)
+    reserve(reservations, quote(larger, seeded(reservations, larger), size=500))
+    planned = pool(reservations)
+    reservations.seed([smaller], {}, NOW_MS)
+    later = NOW_MS + 60_000
+    stale = quote(larger, planned, AttemptKey("t2", 1), now_ms=later, size=100, y_seen_mt=600 * MT)
+    assert stale.refill_mt == 500 * MT
+    assert reserve(reservations, stale, now_ms=later) == [Taken.OK]
+    assert pool(reservations).y_mt == 500 * MT
+
+
 def test_a_worker_whose_clock_is_behind_creates_no_capacity(reservations: Reservations) -> None:
     limited = agent(refill_per_s=100)
     fresh = seeded(reservations, limited)
     behind = quote(limited, fresh, now_ms=NOW_MS - 1_000)
     assert reserve(reservations, behind, now_ms=NOW_MS - 1_000) == [Taken.OK]
     assert pool(reservations).refilled_at_ms == NOW_MS
+    assert pool(reservations).y_mt == 900 * MT
 
 
 def test_a_full_redis_is_an_error_of_ours(reservations: Reservations, redis_url: str) -> None:
@@ -387,6 +466,7 @@ class Flight:
     lease_ms: int
     state: str = "RESERVED"
     replied: bool = False
+    extended: int = 0
 
 
 class Machine(RuleBasedStateMachine):
@@ -404,8 +484,10 @@ class Machine(RuleBasedStateMachine):
         self.settled_ub = dict.fromkeys(CLIENTS, 0)
         self.at.seed(AGENTS.values(), {}, NOW_MS)
         self.pools = {
-            name: Pool(y_mt=item.y_max * MT, refilled_at_ms=NOW_MS) for name, item in AGENTS.items()
+            name: Pool(y_mt=item.y_max * MT, refilled_at_ms=NOW_MS, y_max_mt=item.y_max * MT)
+            for name, item in AGENTS.items()
         }
+        self.agents = dict(AGENTS)  # at their present size
 
     def reserved_ub(self, client: str) -> int:
         return sum(f.cost_ub for f in self.flights.values() if f.client == client)
@@ -421,7 +503,7 @@ class Machine(RuleBasedStateMachine):
     def reserve(
         self, *, name: str, client: str, size: int, cost_ub: int, unseen: int, twice: bool
     ) -> None:
-        on, seen = AGENTS[name], self.pools[name]
+        on, seen = self.agents[name], self.pools[name]
         self.numbers += 1
         key = AttemptKey(f"t{self.numbers}", 1)
         asked = quote(on, seen, key, size=size, cost_ub=cost_ub, client=client, now_ms=self.now_ms)
@@ -498,15 +580,35 @@ class Machine(RuleBasedStateMachine):
             return
         seen = self.old[pick % len(self.old)]
         flight = self.flights.get(seen.work.key)
-        # The sweeper gives up only what it saw unanswered.
-        if seen.verdict is not None or seen.reply is not None:
-            return
-        if flight is not None and flight.replied:
-            return  # see test_an_attempt_that_was_just_answered_is_not_given_up
-        mine = flight is not None and flight.state == seen.state
+        mine = (
+            flight is not None
+            and flight.state in ("RESERVED", "EXECUTING")
+            and flight.state == seen.state
+            and flight.replied == (seen.reply is not None)
+        )
         assert self.at.give_up([seen], LOST) == [mine]
         if flight is not None and mine:
             flight.state = "FAILED"
+
+    @rule(pick=st.integers(0, 50), ms=st.integers(0, 10_000))
+    def extend(self, pick: int, ms: int) -> None:
+        key = self.some_key(pick)
+        flight = self.flights.get(key)
+        if flight is None:
+            assert self.at.extend([key], self.now_ms + ms) == [0]
+            return
+        flight.lease_ms = self.now_ms + ms
+        flight.extended += 1
+        assert self.at.extend([key], self.now_ms + ms) == [flight.extended]
+
+    @rule(name=st.sampled_from(sorted(AGENTS)), y_max=st.integers(100, 600))
+    def resize(self, name: str, y_max: int) -> None:
+        before = self.pools[name]
+        self.agents[name] = replace(self.agents[name], y_max=y_max)
+        self.at.seed([self.agents[name]], {}, self.now_ms)
+        self.pools[name] = replace(
+            before, y_mt=before.y_mt + y_max * MT - before.y_max_mt, y_max_mt=y_max * MT
+        )
 
     @rule(pick=st.integers(0, 50), settled=st.booleans())
     def release(self, pick: int, settled: bool) -> None:
@@ -518,7 +620,7 @@ class Machine(RuleBasedStateMachine):
         flight = self.flights.pop(seen.work.key, None)
         if flight is None:
             return
-        on, before = AGENTS[flight.agent], self.pools[flight.agent]
+        on, before = self.agents[flight.agent], self.pools[flight.agent]
         back = flight.size_mt if gives_back(on) else 0
         self.pools[flight.agent] = replace(
             before,
@@ -536,8 +638,8 @@ class Machine(RuleBasedStateMachine):
     def redis_agrees_with_the_model(self) -> None:
         found, credits = self.at.look(list(AGENTS), CLIENTS)
         assert {name: standing[0] for name, standing in found.items()} == self.pools
-        for name, item in AGENTS.items():
-            assert 0 < self.pools[name].y_mt <= item.y_max * MT
+        for name, seen in self.pools.items():
+            assert seen.y_mt <= seen.y_max_mt == self.agents[name].y_max * MT
         for client in CLIENTS:
             assert credits[client] == Credit(
                 reserved_ub=self.reserved_ub(client), released_ub=self.settled_ub[client]
@@ -553,7 +655,7 @@ class Machine(RuleBasedStateMachine):
             assert left is not None
             self._release(left, settled=False)
         self.redis_agrees_with_the_model()
-        for name, item in AGENTS.items():
+        for name, item in self.agents.items():
             assert self.pools[name].in_flight == 0
             if gives_back(item):
                 assert self.pools[name].y_mt == item.y_max * MT
