@@ -79,6 +79,7 @@ def judged(
         (Outcome.REFUSED, REFUSED, 0.0, 0.7),
         (Outcome.RATE_LIMITED, REFUSED, 0.0, 1.0),
         (Outcome.LOST, REFUSED, 0.0, 1.0),
+        (Outcome.UNSTARTED, REFUSED, 0.0, 1.0),
     ],
 )
 def test_built_in_quality_of_service(
@@ -145,12 +146,21 @@ def test_a_veto_is_respected_by_the_plan() -> None:
     assert decision.agent.id == "A", "B is cheaper"
 
 
-class Nonsense:
+class Answers:
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
     @hookimpl
-    def after_task(self) -> int:
-        return 5
+    def on_validate(self) -> object:
+        return self.answer
 
 
-def test_a_plug_in_that_returns_nonsense_stops_nobody() -> None:
-    values = {"work": work(), "agent": agent(), "reply": reply(Outcome.OK)}
-    assert hooks(Nonsense()).adjustments("after_task", **values) == []
+JUMP = RiskJump(delta=1.0)
+
+
+@pytest.mark.parametrize("answer", [5, "text", [5], {"f": 1}, JUMP, [JUMP, None], iter([JUMP])])
+def test_a_plug_in_that_returns_nonsense_stops_nobody(answer: object) -> None:
+    asked = hooks(Answers(answer), Answers([JUMP])).adjustments(
+        "on_validate", work=work(), agent=agent(), reply=reply(Outcome.OK), verdict=PASSED
+    )
+    assert asked == [QualitySample(passed=True, weight=1.0), JUMP]

@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Engine
 
-from ledger import intake
-from ledger.db import READY
+from ledger import attempts, intake
+from ledger.db import ENDED, READY
 from ledger.errors import BadInput, Conflict, NotFound
 from ledger.intake import Submission, cancel, new_ids, task_counts, task_list, task_row
 from ledger.listen import Listener
@@ -146,8 +146,6 @@ def test_a_cancelled_task_stays_cancelled(engine: Engine, now: datetime) -> None
 
 def test_what_has_ended_otherwise_cannot_be_cancelled(engine: Engine, now: datetime) -> None:
     (task,) = makers.submit(engine, now, expires_at=now)
-    from ledger import attempts
-
     attempts.expire(engine, limit=10, now=now)
     with pytest.raises(Conflict, match="is EXPIRED"):
         cancel(engine, task, now)
@@ -176,30 +174,57 @@ def test_ids_grow_in_the_order_given(now: datetime) -> None:
     assert {item.version for item in ids} == {7}
 
 
-def test_a_key_too_long_for_the_index_is_bad_input(engine: Engine, now: datetime) -> None:
-    key = "".join(str(uuid4()) for _ in range(200))
-    with pytest.raises(BadInput):
-        intake.submit(engine, "R", [asked(idempotency_key=key)], now)
+@pytest.mark.parametrize("field", ["idempotency_key", "type"])
+@pytest.mark.parametrize("bad", ["", "x" * 256, "a\0", "a\nb", "\x7f", "\ud800"])
+def test_names_are_short_and_printable(engine: Engine, now: datetime, field: str, bad: str) -> None:
+    with pytest.raises(BadInput, match="use 1 to 255 printable characters") as refused:
+        intake.submit(engine, "R", [asked(**{field: bad})], now)
+    assert refused.value.field == field
+    assert counted(engine) == 0
 
 
-@pytest.mark.parametrize("bad", [asked(idempotency_key="a\0"), asked(type="a\0"), asked(object())])
-def test_other_bad_values_are_bad_input(engine: Engine, now: datetime, bad: Submission) -> None:
-    with pytest.raises(BadInput):
-        intake.submit(engine, "R", [bad], now)
+def test_the_longest_names_fit_the_index(engine: Engine, now: datetime) -> None:
+    keys = ["k", "🔑" * 255, "".join(chr(0x4E00 + n * 7) for n in range(255))]
+    wanted = [asked(idempotency_key=key, type=key) for key in keys]
+    first = intake.submit(engine, "R", wanted, now)
+    assert [item.created for item in first] == [True] * 3
+    again = intake.submit(engine, "R", wanted, now)
+    assert [item.task for item in again] == [item.task for item in first]
+    assert [task_row(engine, item.task)["type"] for item in first] == keys
+
+
+@pytest.mark.parametrize("bad", [object(), {"a": {1, 2}}, {(1, 2): 3}])
+def test_what_is_no_json_is_bad_input(engine: Engine, now: datetime, bad: object) -> None:
+    with pytest.raises(BadInput, match=r"^payload: "):
+        intake.submit(engine, "R", [asked(bad)], now)
 
 
 def test_a_deeply_nested_payload_is_bad_input(engine: Engine, now: datetime) -> None:
     deep: object = 1
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(BadInput):
+    with pytest.raises(BadInput, match=r"^payload: "):
         intake.submit(engine, "R", [asked(deep)], now)
 
 
-def test_text_about_nul_is_not_a_nul(engine: Engine, now: datetime) -> None:
-    assert intake.submit(engine, "R", [asked("write \\u0000 for NUL")], now)
+@pytest.mark.parametrize("text", ["write \\u0000 for NUL", "\\u0000", "\\\\u0000"])
+def test_text_about_nul_is_not_a_nul(engine: Engine, now: datetime, text: str) -> None:
+    (accepted,) = intake.submit(engine, "R", [asked(text)], now)
+    assert attempts.payloads(engine, [accepted.task]) == {accepted.task: text}
 
 
-def test_a_task_is_found_by_any_spelling_of_its_id(engine: Engine, now: datetime) -> None:
+@pytest.mark.parametrize("payload", ["\0", "\\\0", {"\0": 1}, ["x\\\\\0"]])
+def test_a_nul_is_refused_wherever_it_hides(engine: Engine, now: datetime, payload: object) -> None:
+    with pytest.raises(BadInput, match="NUL"):
+        intake.submit(engine, "R", [asked(payload)], now)
+
+
+def test_a_task_is_found_by_any_spelling_of_its_id(
+    engine: Engine, database_url: str, now: datetime
+) -> None:
     (task,) = makers.submit(engine, now)
-    assert str(task_row(engine, task.replace("-", ""))["id"]) == task
+    spelled = task.replace("-", "").upper()
+    assert str(task_row(engine, spelled)["id"]) == task
+    with Listener(database_url, ENDED) as listener:
+        cancel(engine, spelled, now)
+        assert [payload for _, payload in listener.wait(5)] == [f'["{task}"]']

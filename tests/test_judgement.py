@@ -12,7 +12,7 @@ from scheduler.price import effective_price
 
 ROUTING = Routing()
 CHANGES = st.one_of(
-    st.builds(RiskJump, delta=st.floats(0, 10)),
+    st.builds(RiskJump, delta=st.floats(-10, 10)),
     st.builds(QualitySample, passed=st.booleans(), weight=st.floats(-1, 2)),
 )
 

@@ -48,7 +48,10 @@ def test_other_amounts_are_refused_by_field(text: str) -> None:
     assert refused.value.field == "quota"
 
 
-@pytest.mark.parametrize("text", ["1e999999999", "1e-99999999", f"1.{'0' * 30}1"])
-def test_numbers_beyond_decimals_precision_are_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["1e999999999", "1e-99999999", f"1.{'0' * 30}1", "9" * 5000, "1e3", "1_000", " 1", "1\n", "١"],
+)
+def test_what_a_number_parser_would_round_or_guess_is_refused(text: str) -> None:
     with pytest.raises(BadInput):
         parse_b("quota", text)

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from ledger import accounts, check
-from ledger.errors import ClearlaneError, NotFound
+from ledger.errors import Conflict, NotFound
 from ledger.model import Routing
 from ledger.registry import Wanted, apply, load_registry, suspend
 from tests.makers import UB, agent, balance_ub, client, family
@@ -113,8 +113,9 @@ def test_a_quota_below_what_is_owed_is_refused_in_words(
     with engine.begin() as connection:
         accounts.mint(connection, "client:D", -5, now)  # owes 5
     cut = Wanted(params={}, clients=[client("D", 0, quota_ub=1)], agents=[], families=[])
-    with pytest.raises(ClearlaneError):
+    with pytest.raises(Conflict, match=r"quota: client:D owes more than 0\.000001 B"):
         apply(engine, cut, now)
+    assert accounts.account(engine, "client:D")["quota_ub"] == 10
 
 
 def test_applying_again_does_not_make_everyone_read(engine: Engine, now: datetime) -> None:

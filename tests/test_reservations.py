@@ -640,6 +640,9 @@ class Machine(RuleBasedStateMachine):
         assert {name: standing[0] for name, standing in found.items()} == self.pools
         for name, seen in self.pools.items():
             assert seen.y_mt <= seen.y_max_mt == self.agents[name].y_max * MT
+            if gives_back(self.agents[name]):
+                taken_mt = sum(f.size_mt for f in self.flights.values() if f.agent == name)
+                assert seen.y_mt == seen.y_max_mt - taken_mt
         for client in CLIENTS:
             assert credits[client] == Credit(
                 reserved_ub=self.reserved_ub(client), released_ub=self.settled_ub[client]

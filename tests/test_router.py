@@ -162,6 +162,20 @@ def test_a_veto_takes_the_pairing_out() -> None:
 
 def test_a_task_larger_than_every_agent_has_no_agent() -> None:
     assert chosen(decide(board([agent(y_max=100)]), work(size=100))) == [Wait.NO_AGENT]
+    # Another size of the same family, on the same board.
+    both = [work("t1", size=100), work("t2", size=99), work("t3", size=100)]
+    assert chosen(decide(board([agent(y_max=100)]), *both)) == [Wait.NO_AGENT, "A", Wait.NO_AGENT]
+
+
+def test_who_failed_last_is_asked_again_when_the_task_fits_nobody_else() -> None:
+    on = board([agent("A"), agent("small", y_max=100)])
+    assert chosen(decide(on, work(size=100, avoid="A"))) == ["A"]
+
+
+def test_a_pool_below_zero_is_busy() -> None:
+    """It was made smaller than what is taken."""
+    on = board([agent(y_max=200)], pools={"A": Pool(y_mt=-300 * MT, refilled_at_ms=NOW_MS)})
+    assert chosen(decide(on)) == [Wait.CAPACITY]
 
 
 def test_a_rate_limited_pool_says_when_it_has_refilled() -> None:
@@ -217,7 +231,8 @@ def test_a_plan_never_overdraws_anyone(
             assert decision.not_before_ms > NOW_MS
             continue
         name = decision.agent.id
-        assert name != decision.work.avoid or len(agents) == 1
+        fits = [item.id for item in agents if item.y_max > decision.work.size]
+        assert name != decision.work.avoid or fits == [name]
         assert decision.y_seen_mt == free_mt[name]
         assert decision.cost_ub == cost_ub(decision.agent.k, free_mt[name], decision.size_mt)
         free_mt[name] -= decision.size_mt

@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import Engine
 
 from ledger import attempts, check, intake
+from ledger.attempts import Waiting
 from ledger.db import ENDED
 from ledger.listen import Listener
-from ledger.model import AttemptKey
+from ledger.model import AttemptKey, Wait
 from ledger.postings import Settled
 from ledger.settle import settle
 from tests.makers import (
@@ -90,6 +91,28 @@ def test_an_aborted_attempt_is_not_paid(engine: Engine, now: datetime) -> None:
     (key,) = claimed(engine, now)
     attempts.abort(engine, [failure(key)], now)
     assert settle(engine, [settlement(key)], tau_ppm=TAU, now=now) == {key: Settled.STALE}
+
+
+def test_an_attempt_that_was_put_back_is_not_paid(engine: Engine, now: datetime) -> None:
+    (key,) = claimed(engine, now)
+    attempts.put_back(engine, [Waiting(key, Wait.CAPACITY, int(now.timestamp() * 1000))])
+    assert settle(engine, [settlement(key)], tau_ppm=TAU, now=now) == {key: Settled.STALE}
+    assert balance_ub(engine, "client:R") == 2000 * UB
+
+
+def test_more_can_be_settled_at_once_than_a_notification_holds(
+    engine: Engine, database_url: str, now: datetime
+) -> None:
+    keys = claimed(engine, now, 250)
+    with Listener(database_url, ENDED) as listener:
+        chunk = [settlement(key, cost_ub=1) for key in keys]
+        assert set(settle(engine, chunk, tau_ppm=TAU, now=now).values()) == {Settled.PAID}
+        told: list[str] = []
+        while len(told) < 250:
+            heard = listener.wait(5)
+            assert heard, f"only {len(told)} were told"
+            told += [task for _, payload in heard for task in json.loads(payload)]
+    assert sorted(told) == sorted(key.task for key in keys)
 
 
 def test_a_client_without_credit_never_blocks_its_neighbour(engine: Engine, now: datetime) -> None:

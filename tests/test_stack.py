@@ -29,6 +29,7 @@ from kombu.entity import Queue
 
 from ledger import accounts, check, intake
 from ledger.intake import Submission
+from tasks.messages import CHUNK_MAX
 from tests.servers import scratch
 from tests.stack import POOLS, Stack, await_true, clearlane, started
 from tests.test_samples import command
@@ -66,7 +67,7 @@ max_attempts = 5
 tools = ["{name}"]
 validator = {{ type = "none" }}
 """
-LANES = {"slow": (4, 3), "hold": (4, 1.5), "gate": (100, 5)}  # slots, deadline_s
+LANES = {"slow": (4, 3), "hold": (4, 1), "gate": (100, 5)}  # slots, deadline_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def broker(stack: Stack) -> Iterator[redis.Redis]:
 def celery(stack: Stack) -> Iterator[Celery]:
     """A sender beside the product's own; messages that the product never sends included."""
     with Celery(broker=stack.addresses["redis_url"], set_as_current=False) as app:
-        app.conf.task_queues = [Queue(name) for name in {*QUEUES.values(), "control"}]
+        app.conf.task_queues = [Queue(name) for name in QUEUES.values()]  # type: ignore[no-untyped-call]
         app.conf.task_routes = {step: {"queue": queue} for step, queue in QUEUES.items()}
         app.conf.task_ignore_result = True
         yield app
@@ -160,7 +161,7 @@ def test_messages_and_events_carry_ids_only(
     stack: Stack, fleet: Fleet, broker: redis.Redis
 ) -> None:
     marker = f"marker{uuid.uuid4().hex}"
-    with broker.pubsub() as events:
+    with broker.pubsub() as events:  # type: ignore[no-untyped-call]
         events.psubscribe("*")
         held = stack.submit("gate", 3, {"secret": marker})
         await_true("the calls are out", lambda: fleet.gate.waiting == 3)
@@ -319,7 +320,7 @@ def send_junk(celery: Celery, task: str) -> None:
         [[task]], [[task, 0]], [[task, -1]], [[task, "1"]], [[task, True]], [[task, 1.0]],
         [[task, 1, 1]], [[task, 10**9]], [[task, 2**31]], [[task, 2**70]], [{"task": task}],
         [[str(uuid.uuid4()), 1]], [[f"{task}\x00", 1]], [[task.upper(), 1]], [[]] * 64,
-        [[task, 1]] * 65, nested,
+        [[task, 1]] * (CHUNK_MAX + 1), nested,
     ]  # fmt: skip
     for step in STEPS:
         for message in junk:
@@ -381,7 +382,7 @@ def is_over(stack: Stack, task: str) -> bool:
 def test_no_process_killed_while_work_flows_loses_or_pays_anything_twice(stack: Stack) -> None:
     tasks: list[str] = []
     for victim in ("beat", *POOLS, "dispatcher"):
-        tasks += stack.submit("slow", 12) + stack.submit("echo", 12)
+        tasks += stack.submit("slow", 8) + stack.submit("echo", 12)
         await_true(f"work flows before {victim} dies", stack.in_flight)
         stack.kill(victim)
     rows = stack.ended(tasks, timeout_s=60)
