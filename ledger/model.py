@@ -116,6 +116,7 @@ class Routing:
     f_max: float = 5.0
     lambda_per_s: float = 0.001  # decay of the risk premium
     epsilon: float = 0.05  # prices within (1+epsilon) of the best share the work by softmin
+    ceiling: float | None = None  # an agent this many times dearer than when idle counts as full
     seed: int | None = None  # fixes the router's choices among near-best agents
 
 

@@ -149,6 +149,7 @@ class Offer(NamedTuple):
 def _offers(seats: Sequence[Seat], work: Work, board: Board) -> list[Offer]:
     """Every seat that has room for this task now."""
     size_mt = work.size * MT
+    ceiling = board.routing.ceiling
     found: list[Offer] = []
     for seat in seats:
         if seat.free_slots <= 0 or size_mt >= seat.y_mt:
@@ -156,9 +157,15 @@ def _offers(seats: Sequence[Seat], work: Work, board: Board) -> list[Offer]:
         if seat.pool.next_available_ms > board.now_ms:
             continue
         cost = cost_ub(seat.agent.k, seat.y_mt, size_mt)
+        if ceiling is not None and cost > ceiling * _idle_cost_ub(seat, size_mt):
+            continue
         if board.veto is None or not board.veto(work, seat.agent, cost):
             found.append(Offer(seat, cost, effective_price(cost, seat.f, seat.s)))
     return found
+
+
+def _idle_cost_ub(seat: Seat, size_mt: int) -> int:
+    return cost_ub(seat.agent.k, seat.agent.y_max * MT, size_mt)
 
 
 def _take(offer: Offer, work: Work, board: Board) -> Quote:

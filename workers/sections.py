@@ -86,6 +86,7 @@ class RoutingSection(Section):
         None, ge=0, le=1000, description="use a number per second from 0 to 1000"
     )
     epsilon: float | None = Field(None, ge=0, le=10, description="use a number from 0 to 10")
+    ceiling: float | None = Field(None, ge=1, le=1e6, description="use a number from 1 to 1000000")
     seed: int | None = Field(
         None, ge=0, lt=2**53, description="use a whole number from 0 to 9007199254740991"
     )

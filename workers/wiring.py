@@ -38,9 +38,7 @@ def sample_fleet(home: Path) -> tuple[Sequence[Process], Path]:
     ports = {sample.name: homes.port(home, sample.name, 0) for sample in FLEET}
     path = home / SAMPLE
     path.write_text(fleet_config(ports))
-    processes = [
-        Process(name=item.name, argv=item.argv, env={}) for item in fleet_processes(ports)
-    ]
+    processes = [Process(name=item.name, argv=item.argv, env={}) for item in fleet_processes(ports)]
     return processes, path
 
 

@@ -1,5 +1,5 @@
 -- Record failed attempts, each once, and send their tasks back to INIT or, after the last
--- attempt that the family allows, to quarantine. A lost attempt blames no agent; a task that loses
+-- attempt that the family allows, to quarantine. A rate limit is no failure of the task. A lost attempt blames no agent; a task that loses
 -- its worker again and again is taken for poison.
 WITH given AS (
     SELECT * FROM unnest(
@@ -19,7 +19,7 @@ WITH given AS (
     RETURNING task, attempt, outcome, agent, reason
 ), counted AS (
     SELECT t.id, r.agent, r.reason,
-           t.failures + CAST(r.outcome NOT IN ('lost', 'unstarted') AS integer) AS failures,
+           t.failures + CAST(r.outcome NOT IN ('lost', 'unstarted', 'rate_limited') AS integer) AS failures,
            t.losses + CAST(r.outcome = 'lost' AS integer) AS losses,
            f.max_attempts
     FROM recorded r

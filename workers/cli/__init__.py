@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "status": "workers.cli.stack:status",
     "demo": "workers.cli.demo:demo",
     "apply": "workers.cli.apply:apply",
+    "migrate": "workers.cli.migrate:migrate",
     "submit": "workers.cli.submit:submit",
     "task": "workers.cli.tasks:task",
     "agents": "workers.cli.agents:agents",

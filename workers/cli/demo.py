@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TOLD_PER_AGENT = 3  # decisions told in words; the rest are counted
 PROGRESS_S = 1.0
-ISOLATED = 2.0  # an agent this many times dearer than an untried one gets no work to speak of
+ISOLATED = 2.0  # judged this many times dearer than its load alone would make it
 
 
 @click.command()
@@ -36,7 +36,7 @@ ISOLATED = 2.0  # an agent this many times dearer than an untried one gets no wo
     is_flag=True,
     help="Instead, walk through the worked example of the paper, number by number.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --paper: the numbers as JSON.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="With --paper: the numbers as JSON.")
 def demo(tasks: int, paper: bool, as_json: bool) -> None:
     """Run the main job on a stack of its own and tell what happens.
 
@@ -118,7 +118,7 @@ def _reckon(console: Console, end: Reckoning, tasks: int) -> int:
     table = Table("agent", "tried", "passed", "failed", "paid (B)", "price now (B)", "")
     for row in end.agents:
         price = "-" if row.price_ub is None else f"{row.price_ub / 1e6:.0f}"
-        isolated = row.price_ub is not None and row.price_ub > ISOLATED * 111_111_111
+        isolated = (1 + row.f) / row.s > ISOLATED
         table.add_row(
             row.agent, str(row.tries), str(row.passed), str(row.failed), show_b(row.paid_ub), price,
             f"isolated: risk {row.f:.1f}, quality {row.s:.2f}" if isolated else "",

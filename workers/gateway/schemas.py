@@ -53,8 +53,8 @@ class TaskIn(Closed):
     )
     type: str = Field(
         TYPE_DEFAULT,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$",
-        description="What it is for; a raised alertness level may hold some types back.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="What it is for, in a word of the client's own.",
     )
     expires_s: float | None = Field(
         None,

@@ -93,6 +93,7 @@ HEAD = """\
 # The sample fleet: five agents that outline Python sources, most of them badly.
 [routing]
 policy = "paper"
+ceiling = 10.0
 
 [[clients]]
 id = "R"
