@@ -42,7 +42,7 @@ def demo(tasks: int, paper: bool, as_json: bool) -> None:
 
     Exits 0 only if every task has ended and every balance reconciles.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
     if paper:
         from workers.demo.paper import play as play_paper
 
@@ -107,9 +107,15 @@ def _tell(console: Console, decision: Decision, told: dict[str, int]) -> None:
     if count > TOLD_PER_AGENT:
         return
     more = " [dim](from here on only counted)[/]" if count == TOLD_PER_AGENT else ""
+    dearer = decision.price_after > decision.price_before
+    effect = (
+        f"its price {decision.price_before:.0f} → {decision.price_after:.0f} B"
+        if dearer
+        else "it may rest"
+    )
     console.print(
-        f"{decision.at_s:5.1f}s  [yellow]{escape(decision.agent)}[/] {decision.what}: its price "
-        f"{decision.price_before:.0f} → {decision.price_after:.0f} B; the task goes elsewhere{more}"
+        f"{decision.at_s:5.1f}s  [yellow]{escape(decision.agent)}[/] {decision.what}: {effect}; "
+        f"the task goes elsewhere{more}"
     )
 
 
