@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from ledger.db import (
     CLAIM_LOCK,
     READY,
+    batch,
     dicts,
     instant,
     notify,
@@ -50,19 +51,13 @@ def claim(engine: Engine, *, limit: int, hold: int, margin_s: float, now: dateti
     The claim ends after the family's deadline plus `margin_s`; whoever has not settled or failed
     the task by then has lost it.
     """
-    with single(engine) as connection:
-        rows = query(
-            connection,
-            "claim",
-            {
-                "limit": limit,
-                "hold": hold,
-                "margin_s": margin_s,
-                "lock": CLAIM_LOCK,
-                "now": now,
-            },
-        ).fetchall()
-    return [Claim(AttemptKey(str(row.id), row.attempt), row.losses > 0) for row in rows]
+    values = {"limit": limit, "hold": hold, "margin_s": margin_s, "now": now}
+    with transaction(engine) as connection:
+        with batch(connection):
+            query(connection, "claim_lock", {"lock": CLAIM_LOCK})
+            rows = query(connection, "claim", values)
+        found = rows.fetchall()
+    return [Claim(AttemptKey(str(row.id), row.attempt), row.losses > 0) for row in found]
 
 
 def next_ready(engine: Engine, now: datetime) -> datetime | None:

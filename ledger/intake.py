@@ -185,6 +185,8 @@ def _row(task: str, item: Submission, default_size: int) -> dict[str, Any]:
         raise BadInput("size", f"{size} is not possible", f"use 1 to {SIZE_MAX} tokens")
     try:
         payload = json.dumps(item.payload, separators=(",", ":"), allow_nan=False)
+        # The size as asked: the same request stays the same when the family changes its default.
+        content = json.dumps([item.family, item.type, item.size, item.payload], sort_keys=True)
     except (ValueError, TypeError, RecursionError) as error:
         raise BadInput("payload", str(error), "send plain JSON") from None
     if len(payload.encode()) > PAYLOAD_MAX_BYTES:
@@ -200,8 +202,6 @@ def _row(task: str, item: Submission, default_size: int) -> dict[str, Any]:
             raise BadInput(
                 name, "it is empty, long or not printable", "use 1 to 255 printable characters"
             )
-    # The size as asked: the same request stays the same when the family changes its default.
-    content = json.dumps([item.family, item.type, item.size, item.payload], sort_keys=True)
     return {
         "ids": task,
         "families": item.family,

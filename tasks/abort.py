@@ -17,6 +17,7 @@ from scheduler.saga import Saga
 from tasks.context import Context, current
 from tasks.messages import ABORT, received
 from tasks.patience import patient
+from tasks.verdict import LOST
 
 
 @shared_task(name=ABORT)
@@ -40,7 +41,9 @@ def _abort(context: Context, keys: Sequence[AttemptKey]) -> None:
 
 def failure(saga: Saga) -> Failure:
     """What the ledger keeps of a failed attempt. Without a reply it was lost, and blames no one."""
-    reply, verdict = saga.reply, saga.verdict
+    verdict = saga.verdict
+    # A reply that nobody survived judging says nothing about who gave it.
+    reply = None if verdict == LOST else saga.reply
     return Failure(
         key=saga.work.key,
         agent=saga.agent if reply else None,

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from celery import shared_task
 
 from ledger import attempts, snapshots
-from ledger.model import AttemptKey, SagaState, Verdict
+from ledger.model import AttemptKey, SagaState
 from scheduler.saga import Saga
 from scheduler.snapshot import encode_snapshot
 from tasks.context import Context, current
 from tasks.messages import ABORT, COMMIT, VALIDATE, send
 from tasks.patience import patient
+from tasks.verdict import LOST
 
 SWEEP_MAX = 1000  # attempts, and tasks, in one sweep: the next one takes the rest
 RESUMES_MAX = 2  # tries to have a reply judged before the attempt counts as lost
-LOST = Verdict(passed=False, reason="the worker that held this attempt is gone")
 
 
 @shared_task(name="cron.sweep")

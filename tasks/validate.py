@@ -64,7 +64,10 @@ def _verdicts(
     context: Context, sagas: Mapping[AttemptKey, tuple[Saga, Reply]]
 ) -> dict[AttemptKey, Verdict]:
     """The verdict on each reply; payloads are read only where somebody compares with them."""
-    families = context.registry(families={saga.work.family for saga, _ in sagas.values()}).families
+    families = context.registry(
+        families={saga.work.family for saga, _ in sagas.values()},
+        agents={saga.agent for saga, _ in sagas.values()},
+    ).families
     compared = [
         key.task
         for key, (saga, reply) in sagas.items()

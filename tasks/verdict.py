@@ -54,6 +54,9 @@ def judge(family: Family, payload: Json, reply: Reply) -> Verdict:
     return Verdict(passed=False, reason=printable(f"{name}: {fault}"), severe=True)
 
 
+LOST = Verdict(passed=False, reason="the worker that held this attempt is gone")
+
+
 def reads_payload(spec: Spec) -> bool:
     """Whether `judge` compares the output with the task's payload, or judges it alone."""
     return bool(spec["type"] == "python")

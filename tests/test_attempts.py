@@ -100,7 +100,6 @@ SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
 """
 
 
-@pytest.mark.xfail(strict=True, reason="the room is counted as it was before the lock was had")
 def test_the_room_is_counted_under_the_lock(
     engine: Engine, database_url: str, now: datetime
 ) -> None:

@@ -136,7 +136,6 @@ def test_a_planted_violation_is_named(engine: Engine, database_url: str, name: s
     assert all(item.subject for item in found)
 
 
-@pytest.mark.xfail(strict=True, reason="check.sql looks at postings on other agents only")
 @pytest.mark.parametrize(
     ("due", "instead"), [("agent:A", "system:commons"), ("client:R", "client:S")]
 )

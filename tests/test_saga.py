@@ -404,9 +404,6 @@ def test_an_outage_of_the_conveyor_quarantines_nobody(fleet: Fleet) -> None:
     assert fleet.row(task)["state"] == "COMMITTED"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="its claim ends before it is given up: the abort is late and counts nothing"
-)
 def test_a_reply_that_kills_its_validator_is_given_up(fleet: Fleet) -> None:
     (task,) = submit(fleet.engine, fleet.now, to="good")
     fleet.dispatch()
@@ -466,7 +463,6 @@ def test_an_agent_newer_than_the_validators_registry_is_judged(fleet: Fleet) -> 
     assert (failed["agent"], failed["f_after"]) == ("new", 5.0)
 
 
-@pytest.mark.xfail(strict=True, reason="the validate step asks for families only, not for agents")
 def test_an_agent_newer_than_the_validators_registry_is_judged_in_a_known_family(
     fleet: Fleet,
 ) -> None:

@@ -162,7 +162,6 @@ def test_our_processes_cannot_rewrite_what_was(database_url: str, statement: str
         as_owner(database_url, f"SET ROLE {APP_ROLE}", statement)
 
 
-@pytest.mark.xfail(strict=True, reason="INSERT on account is granted for balance_ub too")
 def test_no_account_is_opened_with_credit_in_it(database_url: str) -> None:
     with pytest.raises(errors.InsufficientPrivilege):
         as_owner(

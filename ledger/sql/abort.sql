@@ -1,6 +1,6 @@
 -- Record failed attempts, each once, and send their tasks back to INIT or, after the last
--- attempt that the family allows, to quarantine. A rate limit is no failure of the task. A lost attempt blames no agent; a task that loses
--- its worker again and again is taken for poison.
+-- attempt that the family allows, to quarantine. A rate limit is no failure of the task, a lost
+-- attempt blames no agent; a task that loses its worker again and again is taken for poison.
 WITH given AS (
     SELECT * FROM unnest(
         CAST(%(ids)s AS uuid[]), CAST(%(attempts)s AS integer[]), CAST(%(outcomes)s AS text[]),
@@ -18,23 +18,29 @@ WITH given AS (
     ON CONFLICT (task, attempt) DO NOTHING
     RETURNING task, attempt, outcome, agent, reason
 ), counted AS (
-    SELECT t.id, r.agent, r.reason,
-           t.failures + CAST(r.outcome NOT IN ('lost', 'unstarted', 'rate_limited') AS integer) AS failures,
-           t.losses + CAST(r.outcome = 'lost' AS integer) AS losses,
-           f.max_attempts
+    -- A loss counts even when the claim ended before it was noticed: poison is poison.
+    SELECT t.id, bool_or(r.attempt = t.attempt) AS current, f.max_attempts,
+           max(r.agent) FILTER (WHERE r.attempt = t.attempt) AS agent,
+           (array_agg(r.reason ORDER BY r.attempt DESC))[1] AS reason,
+           t.failures + count(*) FILTER (
+               WHERE r.attempt = t.attempt
+                 AND r.outcome NOT IN ('lost', 'unstarted', 'rate_limited')) AS failures,
+           t.losses + count(*) FILTER (WHERE r.outcome = 'lost') AS losses
     FROM recorded r
-    JOIN task t ON t.id = r.task AND t.attempt = r.attempt AND t.state = 'INIT'
+    JOIN task t ON t.id = r.task AND t.state = 'INIT'
     JOIN family f ON f.id = t.family
+    WHERE r.attempt = t.attempt OR r.outcome = 'lost'
+    GROUP BY t.id, f.id
 )
 UPDATE task t
 SET failures = c.failures,
     losses = c.losses,
     avoid = coalesce(c.agent, t.avoid),
-    ready_at = %(now)s,
+    ready_at = CASE WHEN c.current THEN CAST(%(now)s AS timestamptz) ELSE t.ready_at END,
     state = CASE WHEN c.over THEN 'QUARANTINED' ELSE 'INIT' END,
-    wait = CASE WHEN c.over THEN NULL ELSE 'dispatch' END,
+    wait = CASE WHEN c.over THEN NULL WHEN c.current THEN 'dispatch' ELSE t.wait END,
     ended_at = CASE WHEN c.over THEN CAST(%(now)s AS timestamptz) END,
-    reason = c.reason
+    reason = CASE WHEN c.over OR c.current THEN c.reason ELSE t.reason END
 FROM (
     SELECT *, failures >= max_attempts OR losses >= %(losses_max)s AS over FROM counted
 ) c

@@ -55,7 +55,7 @@ SELECT 'C2', 'task ' || t.id, 'paid to another account than agent:' || r.agent
 FROM task t JOIN task_result r ON r.task = t.id JOIN ledger_transaction l ON l.task = t.id
 WHERE EXISTS (
     SELECT 1 FROM posting p WHERE p.transaction = l.id
-      AND p.account LIKE 'agent:%' AND p.account <> 'agent:' || r.agent)
+      AND p.account NOT IN ('client:' || t.client, 'agent:' || r.agent, 'system:burn'))
 UNION ALL
 SELECT 'C3', 'task ' || t.id, 'it is in INIT without a reason to wait'
 FROM task t WHERE t.state = 'INIT' AND t.wait IS NULL

@@ -1,10 +1,10 @@
 -- Claim up to `limit` ready tasks, never more than the fleet can `hold` in flight.
--- One dispatcher at a time: two that count the same room would fill it twice. Whoever comes second
--- gets nothing and looks again soon. The claim need not be on disk before its tasks are sent: a
+-- Only under the lock of `claim_lock`: two dispatchers that count the same room would fill it twice.
+-- The claim need not be on disk before its tasks are sent: a
 -- crash that forgets it lets the task be claimed again under the same number, and whatever ends an
 -- attempt waits for the disk, which then holds the claim as well.
 WITH room AS (
-    SELECT CASE WHEN pg_try_advisory_xact_lock(%(lock)s)
+    SELECT CASE WHEN current_setting('clearlane.claiming') = 'true'
                  AND set_config('synchronous_commit', 'off', true) IS NOT NULL
                 THEN greatest(0, least(%(limit)s, %(hold)s - count(*))) ELSE 0 END AS seats
     FROM task WHERE state = 'INIT' AND wait = 'attempt' AND ready_at > %(now)s

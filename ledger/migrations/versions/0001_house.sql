@@ -224,5 +224,7 @@ GRANT SELECT, INSERT, UPDATE ON
     registry_version, param, client, agent, family, task, pool_snapshot TO clearlane_app;
 GRANT SELECT, INSERT ON
     task_body, task_result, attempt, ledger_transaction, posting TO clearlane_app;
--- Balances move through the postings' trigger alone, which acts as the schema's owner.
-GRANT SELECT, INSERT, UPDATE (quota_ub) ON account TO clearlane_app;
+-- Balances move through the postings' trigger alone, which acts as the schema's owner; nobody else
+-- may attach its function to a table of their own.
+REVOKE EXECUTE ON FUNCTION apply_postings() FROM PUBLIC;
+GRANT SELECT, INSERT (id, quota_ub, opened_at), UPDATE (quota_ub) ON account TO clearlane_app;
