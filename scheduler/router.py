@@ -190,22 +190,25 @@ def _take(offer: Offer, work: Work, board: Board) -> Quote:
 NO_AGENT_MS = 5_000  # only a change of the registry helps
 CREDIT_MS = 1_000  # only a settlement or a mint helps
 CAPACITY_MS = 100  # a running task may end any moment
+CAPACITY_MAX_MS = 800
 
 
 def _full(work: Work, seats: Sequence[Seat], now_ms: int) -> NoSeat:
     """No room now: because everybody rests until a known time, or because all are busy."""
-    opens_ms = min(_opens_ms(seat, work.size * MT, now_ms) for seat in seats)
+    # The more often a task has asked, the longer it waits: claims and messages are not free.
+    pause_ms = min(CAPACITY_MAX_MS, CAPACITY_MS * (1 + work.key.attempt // 2))
+    opens_ms = min(_opens_ms(seat, work.size * MT, now_ms, pause_ms) for seat in seats)
     resting = all(seat.pool.next_available_ms > now_ms for seat in seats)
     return NoSeat(
         work=work, wait=Wait.COOLDOWN if resting else Wait.CAPACITY, not_before_ms=opens_ms
     )
 
 
-def _opens_ms(seat: Seat, size_mt: int, now_ms: int) -> int:
+def _opens_ms(seat: Seat, size_mt: int, now_ms: int, pause_ms: int) -> int:
     """When this seat is worth asking again."""
     if seat.pool.next_available_ms > now_ms:
         return seat.pool.next_available_ms
     short_mt = size_mt + 1 - seat.y_mt
     if short_mt > 0 and seat.agent.refill_per_s:
-        return now_ms + max(CAPACITY_MS, math.ceil(short_mt / seat.agent.refill_per_s))
-    return now_ms + CAPACITY_MS
+        return now_ms + max(pause_ms, math.ceil(short_mt / seat.agent.refill_per_s))
+    return now_ms + pause_ms

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from celery import Celery, signals
 from kombu import compression
-from kombu.entity import Queue
+from kombu.entity import Exchange, Queue
 
 import beat_schedule
 from tasks.context import bind
@@ -33,7 +33,7 @@ app = Celery("clearlane", broker=settings.celery_broker_url, include=[
     "tasks.sweep",
 ])  # fmt: skip
 app.conf.update(
-    task_queues=[Queue(name) for name in QUEUES],
+    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
     task_default_queue="control",
     task_routes={
         "saga.reserve": {"queue": "reserve"},
@@ -61,9 +61,9 @@ app.conf.update(
     },
     worker_soft_shutdown_timeout=0.0,
     beat_schedule=beat_schedule.beat_schedule,
-    beat_max_loop_interval=5,
-    redbeat_lock_timeout=30,
-    redbeat_redis_url=settings.celery_broker_url,
+    # RedBeat keeps its schedule at the broker. A killed beat is replaced when its lock ends.
+    beat_max_loop_interval=2,
+    redbeat_lock_timeout=10,
 )
 
 # A compressed message could blow a worker up before anything has checked it, and we send none.
