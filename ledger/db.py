@@ -16,10 +16,11 @@ from typing import Any, Final, cast
 
 import psycopg
 from psycopg import Cursor, OperationalError
+from psycopg.errors import UndefinedColumn, UndefinedTable
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection, Engine, create_engine, exc
 
-from ledger.errors import InvariantBroken, Unavailable
+from ledger.errors import BadInput, InvariantBroken, Unavailable
 
 APP_ROLE: Final = "clearlane_app"  # may add facts, not change them (schema.sql, Privileges)
 ENDED_MAX: Final = 100
@@ -125,6 +126,12 @@ def _invalidating(connection: Connection) -> Iterator[None]:
 def _translated() -> Iterator[None]:
     try:
         yield
+    except (UndefinedTable, UndefinedColumn) as error:
+        raise BadInput(
+            "DATABASE_URL",
+            "that database does not hold this version's tables",
+            "run `clearlane migrate`, or correct the address",
+        ) from error
     except (OperationalError, exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
         raise Unavailable(

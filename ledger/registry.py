@@ -111,6 +111,7 @@ def apply(engine: Engine, wanted: Wanted, now: datetime) -> list[str]:
         for family in wanted.families:
             changes += _apply_family(connection, family)
         if changes:
+            query(connection, "wake")
             notify(connection, READY)
     return changes
 
@@ -120,6 +121,7 @@ def suspend(engine: Engine, agent: str, *, suspended: bool) -> None:
     with transaction(engine) as connection:
         if not _put(connection, "suspend", id=agent, suspended=suspended):
             raise NotFound("agent", f"{agent!r} is not known", "see `clearlane agents list`")
+        query(connection, "wake")
         notify(connection, READY)
 
 

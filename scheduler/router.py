@@ -126,14 +126,18 @@ def _place(work: Work, board: Board, rng: random.Random) -> Quote | NoSeat:
         # Whoever just failed this task sits out while there is anyone else at all.
         seats = [seat for seat in seats if seat.agent.id != work.avoid]
     if not seats:
-        return NoSeat(work=work, wait=Wait.NO_AGENT, not_before_ms=board.now_ms + NO_AGENT_MS)
+        return NoSeat(
+            work=work, wait=Wait.NO_AGENT, not_before_ms=_pause_until_ms(work, NO_AGENT_MS, board)
+        )
     offers = _offers(seats, work, board)
     if not offers:
         return _full(work, seats, board.now_ms)
     spendable = board.spendable_ub[work.client]
     affordable = [offer for offer in offers if offer.cost_ub <= spendable]
     if not affordable:
-        return NoSeat(work=work, wait=Wait.CREDIT, not_before_ms=board.now_ms + CREDIT_MS)
+        return NoSeat(
+            work=work, wait=Wait.CREDIT, not_before_ms=_pause_until_ms(work, CREDIT_MS, board)
+        )
     prices = [offer.price_ub for offer in affordable]
     return _take(affordable[choose(prices, board.routing.epsilon, rng)], work, board)
 
@@ -187,10 +191,16 @@ def _take(offer: Offer, work: Work, board: Board) -> Quote:
     return quote
 
 
-NO_AGENT_MS = 5_000  # only a change of the registry helps
-CREDIT_MS = 1_000  # only a settlement or a mint helps
+CREDIT_MS = 1_000  # a failing attempt may give credit back; what else helps wakes the task
+NO_AGENT_MS = 5_000  # a change of the registry helps, and wakes the task
 CAPACITY_MS = 100  # a running task may end any moment
 CAPACITY_MAX_MS = 800
+PAUSE_MAX_MS = 30_000
+
+
+def _pause_until_ms(work: Work, first_ms: int, board: Board) -> int:
+    """Twice as long each time it asks in vain: a client without credit may have a million tasks."""
+    return board.now_ms + min(PAUSE_MAX_MS, first_ms << min(work.key.attempt - 1, 10))
 
 
 def _full(work: Work, seats: Sequence[Seat], now_ms: int) -> NoSeat:

@@ -222,7 +222,7 @@ def test_agent_that_cannot_listen_says_so() -> None:
 
 def test_fleet_configuration_describes_the_fleet() -> None:
     config = tomllib.loads(fleet_config(FLEET_PORTS))
-    assert config["routing"] == {"policy": "paper"}
+    assert config["routing"] == {"policy": "paper", "ceiling": 10.0}
     (client,) = config["clients"]
     assert client["id"] == "R"
     assert int(client["mint"]) >= 2000

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-NO_TABLES = frozenset({"42P01", "42703", "42883"})  # undefined table, column, function
-
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 
@@ -43,9 +41,6 @@ def with_context(
 @contextmanager
 def opened(data: Path | None) -> Iterator[Context]:
     """The context of the running stack. Raises BadInput when nothing runs, or is not ours."""
-    from sqlalchemy.exc import ProgrammingError
-
-    from ledger.errors import BadInput
     from workers.bootstrap import build_context
     from workers.locate import running
     from workers.settings import load_settings
@@ -56,13 +51,5 @@ def opened(data: Path | None) -> Iterator[Context]:
     context = build_context(settings.model_copy(update=addresses))
     try:
         yield context
-    except ProgrammingError as error:
-        if getattr(error.orig, "sqlstate", None) not in NO_TABLES:
-            raise
-        raise BadInput(
-            "DATABASE_URL",
-            "that database does not hold this version's tables",
-            "start it once with `clearlane up`, or correct the address",
-        ) from None
     finally:
         context.engine.dispose()
