@@ -716,3 +716,38 @@ def test_amounts_are_exact(cli: Cli) -> None:
     found = {row["account"]: row for row in cli("ledger", "balances", "--json").json}
     assert found["client:rich"]["balance_ub"] == str(9_000_000_000 * UB)
     assert found["client:rich"]["quota_ub"] == "1"
+
+
+ONE_TASK = ("--client", "R", "--family", "f", "--payload", "1")
+
+
+@pytest.mark.parametrize("option", ["--expires-s", "--timeout"])
+def test_a_time_that_is_no_number_is_refused(cli: Cli, option: str) -> None:
+    said = cli.refused("submit", *ONE_TASK, "--wait", option, "nan")
+    assert said == f"{option}: nan is no time; use a number of seconds, as 60"
+
+
+def test_a_key_given_twice_in_a_file_is_refused_with_both_lines(cli: Cli) -> None:
+    file = cli.home / "twice.jsonl"
+    file.write_text('{"payload": 1, "key": "k"}\n{"payload": 2}\n{"payload": 3, "key": "k"}\n')
+    said = cli("submit", file, "--client", "R", "--family", "f")
+    assert (said.code, said.out) == (2, "")
+    assert f"{file}:3: key: line 1 has the same; give each line its own" in said.err
+    assert "nothing was submitted" in said.err
+
+
+def test_who_waits_is_told_why(cli: Cli) -> None:
+    said = cli("submit", *ONE_TASK, "--wait", "--timeout", "8")
+    assert said.code == 3
+    assert "still waiting for " in said.err
+    assert "the dispatcher takes it" in said.err
+
+
+def test_a_bad_configuration_is_refused_before_anything_starts(cli: Cli) -> None:
+    file = cli.home / "bad.toml"
+    file.write_text("[routing]\nalpha = 7\n")
+    home = cli.home / "stack"
+    said = cli("up", "--detach", "--data", home, "--config", file)
+    assert said.code in (2, 5), said
+    assert f"{file}:2: routing.alpha" in said.err
+    assert not home.exists()

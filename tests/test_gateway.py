@@ -400,6 +400,14 @@ def test_paths_methods_and_parameters_that_are_not_there(gateway: Gateway) -> No
     refused(gateway.ask("GET", "/v1/tasks?state=DONE"), 422, "state")
 
 
+def test_a_request_for_another_host_is_refused(gateway: Gateway) -> None:
+    """A page whose name was made to resolve to this machine still sends its own name."""
+    for name in ("evil.example", "evil.example:80", "[::2]", "127.0.0.1.evil.example"):
+        refused(gateway.ask("GET", "/v1/agents", headers={"Host": name}), 421, "Host")
+    for name in ("localhost", f"127.0.0.1:{gateway.port}", "[::1]:80"):
+        assert gateway.ask("GET", "/v1/agents", headers={"Host": name}).status == 200
+
+
 def test_an_outage_of_postgresql_accepts_nothing_and_passes(  # noqa: PLR0917
     gateway: Gateway,
     servers: Servers,

@@ -115,6 +115,11 @@ class Supervisor:
         if len(names) != len(set(names)):
             raise InvariantBroken(f"two processes have one name: {sorted(names)}")
 
+    @property
+    def was_ready(self) -> bool:
+        """Whether everything has been running at some time."""
+        return self._complete
+
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Start everything, call `on_ready`, keep it alive until SIGINT or SIGTERM, stop it.
 

@@ -54,6 +54,7 @@ def read_lines(
     prefix = defaults.key or hashlib.sha256(data).hexdigest()[:DIGEST]
     found: list[Submission] = []
     faults: list[BadInput] = []
+    lines: dict[str, int] = {}  # where each key was given
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
@@ -63,6 +64,11 @@ def read_lines(
             faults.append(at(f"{name}:{number}", error))
             continue
         key = item.idempotency_key or f"{prefix}:{number}"
+        if key in lines:
+            twice = BadInput("key", f"line {lines[key]} has the same", "give each line its own")
+            faults.append(at(f"{name}:{number}", twice))
+            continue
+        lines[key] = number
         found.append(replace(item, idempotency_key=key))
     return found, faults
 

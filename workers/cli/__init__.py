@@ -92,9 +92,11 @@ def main(ctx: click.Context) -> None:
     if ctx.invoked_subcommand == "up":
         from workers import wiring
         from workers.cli.stack import Wiring
+        from workers.config import load_config
 
         ctx.obj = Wiring(
             migrate=wiring.migrate,
+            check=load_config,
             configure=wiring.configure,
             fleet=wiring.sample_fleet,
             command=wiring.COMMAND,

@@ -32,7 +32,7 @@ from workers.supervisor import StartFailed, State, Status, Supervisor
 if TYPE_CHECKING:
     from rich.console import Console
 
-FAILED, REFUSED = 1, 5
+FAILED, REFUSED, INTERRUPTED = 1, 5, 130
 STOP_TIMEOUT_S = 120.0
 POLL_S = 0.1
 
@@ -49,6 +49,8 @@ class Wiring:
 
     migrate: Callable[[str], None]
     """Brings the database at a URL to the current schema."""
+    check: Callable[[Path], object]
+    """Refuses a configuration file that cannot be applied, without a database."""
     configure: Callable[[str, Path], Sequence[str]]
     """Applies a configuration file to the database at a URL; says what it changed."""
     fleet: Callable[[Path], tuple[Sequence[Process], Path]]
@@ -100,6 +102,8 @@ def up(wiring: Wiring, data: Path | None, fleet: str, config: Path | None, detac
     Without DATABASE_URL or REDIS_URL it starts servers of its own.
     """
     settings = load_settings()
+    if config is not None:
+        wiring.check(config)
     home = homes.prepare(data or settings.data)
     if detach:
         configuration = ["--config", str(config)] if config is not None else []
@@ -203,6 +207,8 @@ def _foreground(
             console.print(f"redis        {_masked(stack.addresses.redis_url)}")
 
         asyncio.run(supervisor.run(on_ready))
+        if not supervisor.was_ready:
+            _fail("interrupted before everything was ready; all is stopped", INTERRUPTED)
 
 
 def _detach(home: Path, argv: list[str]) -> None:
@@ -223,6 +229,7 @@ def _detach(home: Path, argv: list[str]) -> None:
         except KeyboardInterrupt:
             daemon.send_signal(signal.SIGTERM)
             daemon.wait()
+            _fail("interrupted; all is stopped", INTERRUPTED)
         click.echo(said.read().decode(errors="replace"), nl=False)
     if daemon.returncode is not None:
         sys.exit(daemon.returncode if daemon.returncode > 0 else FAILED)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
@@ -70,10 +72,14 @@ def submit(  # noqa: PLR0917 - click names them all
 
     Exits 3 with --wait if not every task was committed.
     """
+    from ledger.errors import BadInput
     from workers.tasklines import Defaults
 
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait")
+    for name, seconds in (("--expires-s", expires_s), ("--timeout", timeout)):
+        if seconds is not None and not math.isfinite(seconds):
+            raise BadInput(name, f"{seconds} is no time", "use a number of seconds, as 60")
     defaults = Defaults(
         families=context.registry().families.keys(),
         family=family,
@@ -92,8 +98,22 @@ def submit(  # noqa: PLR0917 - click names them all
             for item in batch:
                 output.document({"task": item.task, "state": item.state})
         return
-    if not _waited(context, [item for batch in batches for item in batch], timeout):
+    if not _waited(context, _accepted(batches, len(items)), timeout):
         click.get_current_context().exit(PARTLY)
+
+
+def _accepted(batches: Iterable[list[Accepted]], total: int) -> list[Accepted]:
+    """All tasks, once all are accepted. Interrupted before, it prints those that are."""
+    found: list[Accepted] = []
+    try:
+        for batch in batches:
+            found += batch
+    except KeyboardInterrupt:
+        for item in found:
+            output.document({"task": item.task, "state": item.state})
+        say(f"{len(found)} of {total} tasks were accepted; `clearlane task cancel` ends one")
+        raise
+    return found
 
 
 def _items(file: BinaryIO | None, defaults: Defaults, count: int | None) -> list[Submission]:
@@ -171,7 +191,7 @@ def _waited(context: Context, accepted: Sequence[Accepted], timeout_s: float | N
     committed = 0
     try:
         with _progress(len(tasks)) as advance:
-            for row in endings(context, tasks, timeout_s):
+            for row in endings(context, tasks, timeout_s, partial(_say_why, context)):
                 ended[str(row["id"])] = _line(row)
                 committed += row["state"] == "COMMITTED"
                 advance()
@@ -185,6 +205,16 @@ def _waited(context: Context, accepted: Sequence[Accepted], timeout_s: float | N
     if committed < len(tasks):
         say(f"{len(tasks) - committed} of {len(tasks)} tasks were not committed")
     return committed == len(tasks)
+
+
+def _say_why(context: Context, task: str) -> None:
+    """One line for who has waited for a while and may wonder."""
+    from ledger.intake import task_row
+    from workers.waits import explain
+
+    row = task_row(context.engine, task)
+    if row["state"] == "INIT":
+        say(f"still waiting for {task}: {explain(context, row).words}")
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:

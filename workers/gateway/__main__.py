@@ -17,6 +17,7 @@ import uvicorn
 from ledger.errors import BadInput, Unavailable
 from workers.bootstrap import build_context
 from workers.gateway.app import create_app
+from workers.gateway.hosts import LOOPBACK
 from workers.logs import configure_logs
 from workers.settings import load_settings
 
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     # Its own messages tell less than ours.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = create_app(context)
+    app = create_app(context, LOOPBACK if options.host in LOOPBACK else frozenset())
     config = uvicorn.Config(
         app,
         log_config=None,

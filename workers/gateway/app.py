@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from tasks.context import Context
 from workers.gateway import accounts, fleet, health, problems, tasks
 from workers.gateway.body import BodyLimit
+from workers.gateway.hosts import AllowedHosts
 from workers.gateway.problems import Problem
 from workers.gateway.schemas import TaskIn
 from workers.gateway.service import Service
@@ -40,8 +41,11 @@ class Gateway(FastAPI):
         return document
 
 
-def create_app(context: Context) -> FastAPI:
-    """The gateway on this context. It connects when it starts or is asked, not before."""
+def create_app(context: Context, hosts: Set[str]) -> FastAPI:
+    """The gateway on this context, for requests to `hosts` (empty: to any).
+
+    It connects when it starts or is asked, not before.
+    """
     service = Service(context)
 
     @asynccontextmanager
@@ -62,6 +66,7 @@ def create_app(context: Context) -> FastAPI:
     )
     app.state.service = service
     app.add_middleware(BodyLimit)
+    app.add_middleware(AllowedHosts, names=hosts)
     problems.install(app)
     for room in (tasks, fleet, accounts, health):
         app.include_router(room.router)

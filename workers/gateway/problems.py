@@ -28,6 +28,7 @@ TITLES: Mapping[int, tuple[str, str]] = {
     409: ("conflict", "What exists forbids this"),
     413: ("too-large", "The request is too large"),
     415: ("unsupported-media-type", "The body is not of a type that is read here"),
+    421: ("misdirected", "The request is for another host"),
     422: ("bad-input", "A value was refused"),
     500: ("internal", "A fault of ours"),
     503: ("unavailable", "A server that is needed does not answer"),
