@@ -537,8 +537,9 @@ def _await(condition: Callable[[], bool]) -> None:
 
 def wait_words(cli: Cli, engine: Engine, wait: Wait, **values: Any) -> str:
     """What `task show` says of a task that waits for this reason."""
-    makers.submit(engine, datetime.now(UTC), **values)
-    (key,) = makers.claim(engine, datetime.now(UTC))
+    (task,) = makers.submit(engine, datetime.now(UTC), **values)
+    # A suspension wakes the tasks of before, and they are claimed as well.
+    (key,) = (key for key in makers.claim(engine, datetime.now(UTC)) if key.task == task)
     ready_ms = int(time.time() * 1000) + 3_600_000
     attempts.put_back(engine, [Waiting(key, wait, ready_ms)])
     found = cli("task", "show", key.task, "--json").json
