@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import structlog
 from celery import shared_task
 
 from ledger import attempts
@@ -26,8 +25,6 @@ from tasks.verdict import judge, reads_payload
 
 JUDGE_ROUNDS_MAX = 5  # tries against another worker that judges the same agent
 REST_DEFAULT_S = 1.0  # after a 429 that does not say how long
-
-log = structlog.get_logger()
 
 
 @shared_task(name=VALIDATE)
