@@ -168,7 +168,7 @@ class Settlement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """A failed attempt, ready to be recorded. `blame` says whether it was the agent's doing."""
+    """A failed attempt, ready to be recorded. `agent` is None when no agent is to blame."""
 
     key: AttemptKey
     agent: str | None

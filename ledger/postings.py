@@ -15,7 +15,6 @@ from ledger.money import split
 
 BURN = "system:burn"
 ISSUANCE = "system:issuance"
-COMMONS = "system:commons"
 
 
 class Settled(StrEnum):

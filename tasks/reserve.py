@@ -53,11 +53,11 @@ def _reserve(context: Context, keys: Sequence[AttemptKey]) -> None:
 def _put_back(context: Context, waiting: Sequence[Waiting]) -> list[AttemptKey]:
     """Let them wait, but not those that an earlier copy of this message has seated already."""
     sagas = context.reservations.read([item.key for item in waiting])
-    seated = [saga.work.key for saga in sagas if saga is not None]
+    seated = {saga.work.key for saga in sagas if saga is not None}
     rest = [item for item in waiting if item.key not in seated]
     if rest:
         attempts.put_back(context.engine, rest)
-    return seated
+    return list(seated)
 
 
 def _round(
