@@ -52,7 +52,7 @@ def claim(engine: Engine, *, limit: int, hold: int, margin_s: float, now: dateti
     the task by then has lost it.
     """
     values = {"limit": limit, "hold": hold, "margin_s": margin_s, "now": now}
-    with transaction(engine) as connection:
+    with single(engine) as connection:
         with batch(connection):
             query(connection, "claim_lock", {"lock": CLAIM_LOCK})
             rows = query(connection, "claim", values)

@@ -31,6 +31,15 @@ SETTLE_LOCK: Final = 0x436C_0002
 READY: Final = "clearlane_ready"  # a task became ready, or capacity came free
 ENDED: Final = "clearlane_ended"  # tasks ended; the payload is their ids as a JSON list
 
+# A server that vanished without a word is noticed in half a minute, not in hours.
+PEER_GONE: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+
 Ledger = Engine
 """What the rooms above hold and hand back, without knowing what it is."""
 
@@ -44,9 +53,12 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         # A statement's values are payloads: they belong in no error text and no log.
         hide_parameters=True,
         connect_args={
-            "options": f"-c role={APP_ROLE} -c timezone=UTC",
-            "connect_timeout": 5,
+            # Our statements always touch few rows by index: a plan made once is as good as one made
+            # for the values, and compiling a plan costs more than running it.
+            "options": f"-c role={APP_ROLE} -c timezone=UTC"
+            " -c plan_cache_mode=force_generic_plan -c jit=off",
             "application_name": "clearlane",
+            **PEER_GONE,
         },
     )
 
@@ -70,9 +82,21 @@ def query(
 
 @contextmanager
 def batch(connection: Connection) -> Iterator[None]:
-    """Send the statements of the block in one round trip; their rows can be read after it."""
+    """Send the statements of the block in one round trip; their rows can be read after it.
+
+    On a connection of `single` the block is a transaction of its own.
+    """
     with _driver(connection).pipeline():
         yield
+
+
+@contextmanager
+def last_batch(connection: Connection) -> Iterator[None]:
+    """A `batch` that ends its transaction: the commit travels with it."""
+    driver = _driver(connection)
+    with driver.pipeline():
+        yield
+        driver.commit()
 
 
 def _driver(connection: Connection) -> psycopg.Connection[Any]:

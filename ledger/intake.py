@@ -11,7 +11,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -61,17 +61,18 @@ def submit(
     """
     if not submissions:
         return []
+    ids = new_ids(len(submissions), now)
+    rows = [_row(task, item) for task, item in zip(ids, submissions, strict=True)]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    names = sorted({item.family for item in submissions})
     with transaction(engine) as connection:
-        sizes = _check_names(connection, client, submissions)
-        ids = new_ids(len(submissions), now)
-        rows = [
-            _row(task, item, sizes[item.family])
-            for task, item in zip(ids, submissions, strict=True)
-        ]
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
         with batch(connection):
+            clients = query(connection, "clients", {"names": [client]})
+            families = query(connection, "families", {"names": names})
             added = query(connection, "submit", columns | {"client": client, "now": now})
             notify(connection, READY)
+        _require("client", [client], clients, "see `clearlane ledger balances`")
+        _require("family", names, families, "add it to the configuration file")
         created = {str(row.id) for row in added}
         known = _known(connection, client, [row for row in rows if row["ids"] not in created])
     return [
@@ -162,27 +163,16 @@ def new_ids(count: int, now: datetime) -> list[str]:
     return found
 
 
-def _check_names(
-    connection: Connection, client: str, submissions: Sequence[Submission]
-) -> dict[str, int]:
-    """The default size of each family named."""
-    names = sorted({item.family for item in submissions})
-    with batch(connection):
-        known = query(connection, "clients", {"names": [client]})
-        rows = query(connection, "families", {"names": names})
-    if known.fetchone() is None:
-        raise NotFound("client", f"{client!r} is not known", "see `clearlane ledger balances`")
-    found = {row.id: row.size for row in rows}
+def _require(field: str, names: Sequence[str], rows: Iterable[Any], remedy: str) -> None:
+    found = {row.id for row in rows}
     for name in names:
         if name not in found:
-            raise NotFound("family", f"{name!r} is not known", "add it to the configuration file")
-    return found
+            raise NotFound(field, f"{name!r} is not known", remedy)
 
 
-def _row(task: str, item: Submission, default_size: int) -> dict[str, Any]:
-    size = default_size if item.size is None else item.size
-    if not 0 < size <= SIZE_MAX:
-        raise BadInput("size", f"{size} is not possible", f"use 1 to {SIZE_MAX} tokens")
+def _row(task: str, item: Submission) -> dict[str, Any]:
+    if item.size is not None and not 0 < item.size <= SIZE_MAX:
+        raise BadInput("size", f"{item.size} is not possible", f"use 1 to {SIZE_MAX} tokens")
     try:
         payload = json.dumps(item.payload, separators=(",", ":"), allow_nan=False)
         # The size as asked: the same request stays the same when the family changes its default.
@@ -206,7 +196,7 @@ def _row(task: str, item: Submission, default_size: int) -> dict[str, Any]:
         "ids": task,
         "families": item.family,
         "types": item.type,
-        "sizes": size,
+        "sizes": item.size,
         "expires": item.expires_at,
         "keys": item.idempotency_key,
         "hashes": hashlib.sha256(content.encode()).digest(),

@@ -7,6 +7,7 @@ from types import TracebackType
 import psycopg
 from psycopg import sql
 
+from ledger.db import PEER_GONE
 from ledger.errors import Unavailable
 
 
@@ -21,8 +22,8 @@ class Listener:
             self._connection = psycopg.connect(
                 url.replace("postgresql+psycopg://", "postgresql://", 1),
                 autocommit=True,
-                connect_timeout=5,
                 application_name="clearlane-listener",
+                **PEER_GONE,
             )
             for channel in channels:
                 self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))

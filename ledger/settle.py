@@ -12,7 +12,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Engine
 
-from ledger.db import SETTLE_LOCK, batch, notify_ended, one, query, transaction
+from ledger.db import SETTLE_LOCK, batch, last_batch, notify_ended, one, query, transaction
 from ledger.model import AttemptKey, Settlement
 from ledger.postings import (
     Posting,
@@ -38,7 +38,7 @@ def settle(
         plan = plan_settlements(settlements, tasks, accounts, tau_ppm)
         if plan.payments:
             paid = [settlement for settlement, _ in plan.payments]
-            with batch(connection):
+            with last_batch(connection):
                 append(
                     connection,
                     kind="settle",

@@ -13,6 +13,8 @@ from enum import StrEnum
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ledger.errors import Unavailable
 from ledger.model import Agent, AttemptKey, Reply, SagaState, Verdict
@@ -61,6 +63,8 @@ class Credit:
     released_ub: int
 
 
+TIMEOUT_S = 5.0  # for one round trip
+
 # It does not answer, or answers that it cannot take anything now.
 AWAY = (
     redis.ConnectionError,
@@ -77,7 +81,15 @@ Step = tuple[AttemptKey, SagaState, str, str]
 def connect(url: str) -> redis.Redis:
     """A client for `redis://` or `rediss://`; it connects on first use."""
     return redis.Redis.from_url(
-        url, decode_responses=True, socket_keepalive=True, health_check_interval=25
+        url,
+        decode_responses=True,
+        socket_keepalive=True,
+        health_check_interval=25,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+        # A connection that broke while it lay idle is replaced at once. All other waiting is the
+        # caller's, who knows what may be sent twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
 
 
@@ -151,9 +163,12 @@ class Reservations:
         rows = self._run("read", [([f"saga:{member(key)}"], []) for key in keys])
         return [_saga(key, row) for key, row in zip(keys, rows, strict=True)]
 
-    def begin(self, keys: Sequence[AttemptKey], now_ms: int) -> list[Saga]:
-        """RESERVED to EXECUTING. Returns those that this caller, and no other, may call."""
-        rows = self._run("begin", [([f"saga:{member(key)}"], [now_ms]) for key in keys])
+    def begin(self, keys: Sequence[AttemptKey], caller: str) -> list[Saga]:
+        """RESERVED to EXECUTING. Returns those that `caller`, and no other, may call.
+
+        The same caller may ask again when it did not hear the answer.
+        """
+        rows = self._run("begin", [([f"saga:{member(key)}"], [caller]) for key in keys])
         sagas = [_saga(key, row) for key, row in zip(keys, rows, strict=True)]
         return [saga for saga in sagas if saga is not None]
 

@@ -116,7 +116,7 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
         gives_back=sheet["gives_back"],
         reply=_reply(json.loads(reply)) if reply is not None else None,
         verdict=Verdict(**json.loads(verdict)) if verdict is not None else None,
-        began="began_ms" in fields,
+        began="caller" in fields,
         penalty=Penalty(**json.loads(penalty)) if penalty is not None else NO_PENALTY,
     )
 

@@ -6,6 +6,7 @@ worker that dies afterwards loses nothing (paper section 6.2; row M04).
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,19 +28,19 @@ _calls: list[Calls] = []
 @shared_task(name=EXECUTE)
 def execute(message: Any) -> None:
     """Start the calls of a chunk; `forward` follows as they finish."""
-    calls = _begin(current(), received(EXECUTE, message))
+    calls = _begin(current(), received(EXECUTE, message), caller=uuid.uuid4().hex)
     if calls:
         _loop().start(calls)
 
 
 @patient
-def _begin(context: Context, keys: Sequence[AttemptKey]) -> list[Call]:
-    """The calls that this process, and no other, may make now."""
+def _begin(context: Context, keys: Sequence[AttemptKey], *, caller: str) -> list[Call]:
+    """The calls that this message, and no copy of it, may make now."""
     if not keys:
         return []
     # Payloads first: once an attempt is EXECUTING, only its call or its lease can move it on.
     payloads = attempts.payloads(context.engine, [key.task for key in keys])
-    sagas = context.reservations.begin(keys, context.now_ms())
+    sagas = context.reservations.begin(keys, caller)
     registry = context.registry(
         families={saga.work.family for saga in sagas}, agents={saga.agent for saga in sagas}
     )

@@ -51,9 +51,10 @@ def _validate(context: Context, keys: Sequence[AttemptKey]) -> None:
         for (key, verdict), mine in zip(verdicts.items(), decided, strict=True)
         if mine
     ]
+    # What passed need not wait for its agent's judgement; what failed carries it in its record.
+    send(COMMIT, [saga.work.key for saga, _, verdict in fresh if verdict.passed])
     _judge_agents(context, fresh, standings)
     _rest(context, fresh)
-    send(COMMIT, [saga.work.key for saga, _, verdict in fresh if verdict.passed])
     send(ABORT, [saga.work.key for saga, _, verdict in fresh if not verdict.passed])
 
 

@@ -187,9 +187,13 @@ def test_each_step_happens_once(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
     assert reservations.answer({KEY: REPLY}) == [False], "nobody was asked yet"
     assert reservations.judge({KEY: PASSED}, [])[0] == [False]
-    assert [item.state for item in reservations.begin([KEY], NOW_MS)] == [SagaState.EXECUTING]
-    assert reservations.begin([KEY], NOW_MS) == []
+    assert [item.state for item in reservations.begin([KEY], "first")] == [SagaState.EXECUTING]
+    assert reservations.begin([KEY], "second") == []
+    assert [item.work.key for item in reservations.begin([KEY], "first")] == [KEY], (
+        "it did not hear the first time"
+    )
     assert reservations.answer({KEY: REPLY}) == [True]
+    assert reservations.begin([KEY], "first") == []
     assert reservations.answer({KEY: replace(REPLY, output=2)}) == [False]
     assert saga(reservations).reply == REPLY
     decided, standings = reservations.judge({KEY: PASSED}, ["A"])
@@ -203,7 +207,7 @@ def test_each_step_happens_once(reservations: Reservations) -> None:
         reservations.release([found], settled=True)
     assert (pool(reservations).y_mt, pool(reservations).in_flight) == (1000 * MT, 0)
     assert credit(reservations) == Credit(reserved_ub=0, released_ub=10)
-    assert reservations.begin([KEY], NOW_MS) == []
+    assert reservations.begin([KEY], "first") == []
     assert reservations.answer({KEY: REPLY}) == [False]
     assert reservations.judge({KEY: PASSED}, [])[0] == [False]
     assert reservations.count_in_flight() == 0
@@ -212,7 +216,7 @@ def test_each_step_happens_once(reservations: Reservations) -> None:
 def test_a_penalty_stays_with_a_failed_attempt(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
     penalty = Penalty(f_before=0.0, f_after=5.0, s_before=1.0, s_after=0.7)
-    reservations.begin([KEY], NOW_MS)
+    reservations.begin([KEY], "first")
     reservations.note_penalty({KEY: penalty})
     assert saga(reservations).penalty == Penalty()
     reservations.answer({KEY: REPLY})
@@ -225,7 +229,7 @@ def test_a_penalty_stays_with_a_failed_attempt(reservations: Reservations) -> No
 def test_a_given_up_attempt_was_somebodys_in_that_state(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
     reserved = saga(reservations)
-    reservations.begin([KEY], NOW_MS)
+    reservations.begin([KEY], "first")
     assert reservations.give_up([reserved], LOST) == [False], "it moved on meanwhile"
     assert reservations.give_up([saga(reservations)], LOST) == [True]
     assert reservations.give_up([saga(reservations)], LOST) == [False]
@@ -235,7 +239,7 @@ def test_a_given_up_attempt_was_somebodys_in_that_state(reservations: Reservatio
 
 def test_an_attempt_that_was_just_answered_is_not_given_up(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
-    (read_by_the_sweeper,) = reservations.begin([KEY], NOW_MS)
+    (read_by_the_sweeper,) = reservations.begin([KEY], "first")
     reservations.answer({KEY: REPLY})
     assert reservations.give_up([read_by_the_sweeper], LOST) == [False]
 
@@ -265,7 +269,7 @@ def test_a_lease_without_an_attempt_is_dropped(reservations: Reservations, redis
 def test_whether_anyone_began_is_on_record(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
     assert not saga(reservations).began
-    reservations.begin([KEY], NOW_MS)
+    reservations.begin([KEY], "first")
     assert saga(reservations).began
     assert reservations.give_up([saga(reservations)], LOST) == [True]
     assert saga(reservations).began
@@ -273,7 +277,7 @@ def test_whether_anyone_began_is_on_record(reservations: Reservations) -> None:
 
 def test_a_reply_that_nobody_judges_can_be_given_up(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
-    reservations.begin([KEY], NOW_MS)
+    reservations.begin([KEY], "first")
     reservations.answer({KEY: REPLY})
     assert reservations.give_up([saga(reservations)], LOST) == [True]
     assert reservations.judge({KEY: PASSED}, [])[0] == [False]
@@ -282,7 +286,7 @@ def test_a_reply_that_nobody_judges_can_be_given_up(reservations: Reservations) 
 
 def test_what_was_judged_is_not_given_up(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
-    reservations.begin([KEY], NOW_MS)
+    reservations.begin([KEY], "first")
     reservations.answer({KEY: REPLY})
     read_by_the_sweeper = saga(reservations)
     reservations.judge({KEY: PASSED}, [])
@@ -466,6 +470,7 @@ class Flight:
     lease_ms: int
     state: str = "RESERVED"
     replied: bool = False
+    caller: str = ""
     extended: int = 0
 
 
@@ -542,14 +547,17 @@ class Machine(RuleBasedStateMachine):
         """Any attempt there ever was, or one that never was."""
         return AttemptKey(f"t{pick % (self.numbers + 1)}", 1)
 
-    @rule(pick=st.integers(0, 50))
-    def begin(self, pick: int) -> None:
+    @rule(pick=st.integers(0, 50), caller=st.sampled_from("ab"))
+    def begin(self, pick: int, caller: str) -> None:
         key = self.some_key(pick)
         flight = self.flights.get(key)
-        mine = flight is not None and flight.state == "RESERVED"
-        assert [item.work.key for item in self.at.begin([key], self.now_ms)] == [key] * mine
+        mine = flight is not None and (
+            flight.state == "RESERVED"
+            or (flight.state == "EXECUTING" and flight.caller == caller and not flight.replied)
+        )
+        assert [item.work.key for item in self.at.begin([key], caller)] == [key] * mine
         if flight is not None and mine:
-            flight.state = "EXECUTING"
+            flight.state, flight.caller = "EXECUTING", caller
 
     @rule(pick=st.integers(0, 50))
     def answer(self, pick: int) -> None:

@@ -56,7 +56,8 @@ class Dispatcher:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._hold = 0
-        self._hold_at = 0.0
+        self._hold_at = -HOLD_AGE_S
+        self._unsent: Sequence[Claim] = ()
         self._stopping = False
 
     def stop(self, *_: int | FrameType | None) -> None:
@@ -75,19 +76,30 @@ class Dispatcher:
                 time.sleep(OUTAGE_S)
 
     def _serve(self, listener: Listener) -> None:
+        self._send(self._unsent)
+        self._refresh_hold()
         while not self._stopping:
             now = self._context.now()
             claims = attempts.claim(
                 self._context.engine,
                 limit=CLAIM_MAX,
-                hold=self._fleet_holds(),
+                hold=self._hold,
                 margin_s=2 * self._context.lease_margin_s,
                 now=now,
             )
-            dispatch(claims)
+            self._send(claims)
+            # After the claim: a task that has just come does not wait for it.
+            self._refresh_hold()
             # A claim that was not full took all there was, or all there was room for.
             if len(claims) < CLAIM_MAX:
                 listener.wait(self._pause_s(now))
+
+    def _send(self, claims: Sequence[Claim]) -> None:
+        # Kept until the broker has them: a claim that nobody hears of blocks its task for as long
+        # as the claim lasts. Sent twice they do no harm.
+        self._unsent = claims
+        dispatch(claims)
+        self._unsent = ()
 
     def _pause_s(self, now: datetime) -> float:
         """Until the next waiting task is worth a try, within bounds."""
@@ -96,12 +108,10 @@ class Dispatcher:
             return LOOK_S
         return min(LOOK_S, max(0.005, (at - now).total_seconds()))
 
-    def _fleet_holds(self) -> int:
-        if time.monotonic() - self._hold_at > HOLD_AGE_S:
-            registry = self._context.registry()
-            self._hold = self._count(registry)
+    def _refresh_hold(self) -> None:
+        if time.monotonic() - self._hold_at >= HOLD_AGE_S:
+            self._hold = self._count(self._context.registry())
             self._hold_at = time.monotonic()
-        return self._hold
 
     def _count(self, registry: Registry) -> int:
         board, _ = self._context.reservations.look(list(registry.agents))

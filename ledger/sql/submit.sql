@@ -1,5 +1,6 @@
 -- Insert tasks and their payloads; a client's idempotency key that exists is left as it is.
--- Returns the ids that were inserted.
+-- A task without a size has its family's. Returns the ids that were inserted; with an unknown client
+-- or family there are none.
 WITH given AS (
     SELECT * FROM unnest(
         CAST(%(ids)s AS uuid[]), CAST(%(families)s AS text[]), CAST(%(types)s AS text[]),
@@ -9,9 +10,9 @@ WITH given AS (
 ), added AS (
     INSERT INTO task (id, client, family, type, size, expires_at, idempotency_key,
                       content_sha256, submitted_at, ready_at)
-    SELECT id, %(client)s, family, type, size, expires_at, idempotency_key,
-           content_sha256, %(now)s, %(now)s
-    FROM given
+    SELECT g.id, c.id, f.id, g.type, coalesce(g.size, f.size), g.expires_at, g.idempotency_key,
+           g.content_sha256, %(now)s, %(now)s
+    FROM given g JOIN family f ON f.id = g.family JOIN client c ON c.id = %(client)s
     ON CONFLICT (client, idempotency_key) DO NOTHING
     RETURNING id
 ), bodies AS (
