@@ -174,6 +174,13 @@ def notify_ended(connection: Connection, tasks: Sequence[str]) -> None:
         notify(connection, ENDED, json.dumps(tasks[start : start + ENDED_MAX]))
 
 
+def server_time(engine: Engine) -> datetime:
+    """What PostgreSQL's clock says: the one clock that all processes share."""
+    with single(engine) as connection:
+        now: datetime = one(query(connection, "clock")).now
+    return now
+
+
 def instant(ms: int) -> datetime:
     """A point in time from milliseconds since the epoch."""
     return datetime.fromtimestamp(ms / 1000, UTC)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-from ledger.db import Ledger
+from ledger.db import Ledger, server_time
 from ledger.errors import InvariantBroken
 from ledger.registry import Registry, load_registry
 from scheduler.hooks import Hooks, load_hooks
@@ -18,6 +18,8 @@ from scheduler.qos import Qos
 from scheduler.reservations import Reservations
 
 REGISTRY_AGE_S = 1.0  # how old the registry in a worker may be
+# Counts on while the machine sleeps, where the system has such a clock.
+STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Context:
@@ -25,6 +27,9 @@ class Context:
 
     lease_margin_s: how long beyond a family's deadline a reservation lives before the sweeper
     takes the attempt for lost.
+    clock: seconds since the epoch. Without one, the time is PostgreSQL's, asked for whenever the
+    registry is read and counted on from there: a host whose clock is wrong, or jumps, neither
+    parks tasks nor takes the claims of others for ended.
     """
 
     def __init__(
@@ -33,23 +38,24 @@ class Context:
         engine: Ledger,
         reservations: Reservations,
         lease_margin_s: float,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.engine = engine
         self.reservations = reservations
         self.lease_margin_s = lease_margin_s
-        self._clock = clock
+        self._clock = clock or self._shared_s
+        self._server_ahead_s: float | None = None  # of STEADY
         self._registry: Registry | None = None
         self._read_at = 0.0
         self._hooks: Hooks | None = None
         self._rng: random.Random | None = None
 
     def now_ms(self) -> int:
-        """Wall time in milliseconds."""
+        """Milliseconds since the epoch."""
         return int(self._clock() * 1000)
 
     def now(self) -> datetime:
-        """Wall time."""
+        """The same as a datetime in UTC. Raises Unavailable while no clock was ever read."""
         return datetime.fromtimestamp(self._clock(), UTC)
 
     def registry(self, *, families: Iterable[str] = (), agents: Iterable[str] = ()) -> Registry:
@@ -63,11 +69,21 @@ class Context:
         ):
             return known
         fresh = self._registry = load_registry(self.engine, known)
+        self._read_clock()
         self._read_at = time.monotonic()
         if known is None or known.routing != fresh.routing:
             self._hooks = load_hooks(Qos(fresh.routing))
             self._rng = random.Random(fresh.routing.seed)
         return fresh
+
+    def _shared_s(self) -> float:
+        ahead_s = self._read_clock() if self._server_ahead_s is None else self._server_ahead_s
+        return ahead_s + time.clock_gettime(STEADY)
+
+    def _read_clock(self) -> float:
+        ahead_s = server_time(self.engine).timestamp() - time.clock_gettime(STEADY)
+        self._server_ahead_s = ahead_s
+        return ahead_s
 
     @property
     def hooks(self) -> Hooks:
