@@ -161,6 +161,19 @@ def expire(engine: Engine, *, limit: int, now: datetime) -> int:
     return len(rows)
 
 
+def set_back(engine: Engine, *, ahead_s: float, margin_s: float, now: datetime) -> int:
+    """Let go of what waits for an instant that only a clock ahead of today's can have written.
+
+    `ahead_s` is longer than any wait but a claim's. Returns how many tasks it was.
+    """
+    with transaction(engine) as connection:
+        values = {"ahead_s": ahead_s, "margin_s": margin_s, "now": now}
+        rows = query(connection, "set_back", values).fetchall()
+        if rows:
+            notify(connection, READY)
+    return len(rows)
+
+
 def ended_since(engine: Engine, since: datetime, *, limit: int) -> list[dict[str, Any]]:
     """Attempts that ended after `since`, oldest first, as rows of `attempts_since.sql`."""
     with single(engine) as connection:

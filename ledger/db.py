@@ -32,7 +32,7 @@ READY: Final = "clearlane_ready"  # a task became ready, or capacity came free
 ENDED: Final = "clearlane_ended"  # tasks ended; the payload is their ids as a JSON list
 
 # A server that vanished without a word is noticed in half a minute, not in hours.
-PEER_GONE: Final = {
+PEER_GONE: Final[dict[str, Any]] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,

@@ -64,6 +64,7 @@ class Credit:
 
 
 TIMEOUT_S = 5.0  # for one round trip
+SHORTEN_MAX = 1000  # leases in one go: the next one takes the rest
 
 # It does not answer, or answers that it cannot take anything now.
 AWAY = (
@@ -258,6 +259,20 @@ class Reservations:
     def rest(self, until_ms: Mapping[str, int]) -> None:
         """No reservation on these agents before the given instants."""
         self._run("rest", [([f"pool:{agent}"], [instant]) for agent, instant in until_ms.items()])
+
+    def set_back(self, agents: Sequence[str], now_ms: int) -> None:
+        """Bring pools whose instants lie ahead of every clock back to the present."""
+        self._run("set_back", [([f"pool:{agent}"], [now_ms]) for agent in agents])
+
+    def shorten_leases(self, latest_ms: int) -> None:
+        """End leases that run longer than any lease can at that instant."""
+        with self._pipeline() as pipe:
+            pipe.zrange(LEASES, f"({latest_ms}", "+inf", byscore=True, offset=0, num=SHORTEN_MAX)
+            late = _execute(pipe)[0]
+        if late:
+            with self._pipeline() as pipe:
+                pipe.zadd(LEASES, dict.fromkeys(late, latest_ms), xx=True, lt=True)
+                _execute(pipe)
 
     def overdue(self, now_ms: int, limit: int) -> list[AttemptKey]:
         """Attempts whose lease has ended, oldest first."""

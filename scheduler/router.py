@@ -195,7 +195,7 @@ CREDIT_MS = 1_000  # a failing attempt may give credit back; what else helps wak
 NO_AGENT_MS = 5_000  # a change of the registry helps, and wakes the task
 CAPACITY_MS = 100  # a running task may end any moment
 CAPACITY_MAX_MS = 800
-PAUSE_MAX_MS = 30_000
+PAUSE_MAX_MS = 30_000  # no task waits longer than this without being looked at
 
 
 def _pause_until_ms(work: Work, first_ms: int, board: Board) -> int:
@@ -217,8 +217,9 @@ def _full(work: Work, seats: Sequence[Seat], now_ms: int) -> NoSeat:
 def _opens_ms(seat: Seat, size_mt: int, now_ms: int, pause_ms: int) -> int:
     """When this seat is worth asking again."""
     if seat.pool.next_available_ms > now_ms:
-        return seat.pool.next_available_ms
+        return min(seat.pool.next_available_ms, now_ms + PAUSE_MAX_MS)
     short_mt = size_mt + 1 - seat.y_mt
     if short_mt > 0 and seat.agent.refill_per_s:
-        return now_ms + max(pause_ms, math.ceil(short_mt / seat.agent.refill_per_s))
+        refill_ms = math.ceil(short_mt / seat.agent.refill_per_s)
+        return now_ms + min(PAUSE_MAX_MS, max(pause_ms, refill_ms))
     return now_ms + pause_ms

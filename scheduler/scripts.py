@@ -23,6 +23,7 @@ VERBS = (
     "release",
     "judge",
     "rest",
+    "set_back",
 )
 
 Call = tuple[Sequence[str], Sequence[Any]]
