@@ -68,12 +68,13 @@ class Context:
             and all(name in known.agents for name in agents)
         ):
             return known
-        fresh = self._registry = load_registry(self.engine, known)
+        fresh = load_registry(self.engine, known)
         self._read_clock()
-        self._read_at = time.monotonic()
         if known is None or known.routing != fresh.routing:
             self._hooks = load_hooks(Qos(fresh.routing))
             self._rng = random.Random(fresh.routing.seed)
+        # Last: whatever fails above is done again by the next who asks.
+        self._registry, self._read_at = fresh, time.monotonic()
         return fresh
 
     def _shared_s(self) -> float:
