@@ -1,12 +1,12 @@
-"""`python -m bench [--quick]`: bare Celery and Clearlane by turns, then the report."""
+"""`python -m bench`: every section by turns on the same servers, then the report."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,46 +16,116 @@ import psycopg
 import redis
 from rich.console import Console
 
-from bench import celery_chain, drain, report
+from bench import (
+    backlog,
+    bare,
+    calls,
+    cores,
+    durable,
+    entries,
+    fleet,
+    load,
+    memory,
+    pipelines,
+    report,
+    settling,
+    waiting,
+)
+from bench.processes import ROOT
+from bench.section import Bench, LeftOutError, Section, Trial
+from bench.stand import PROFILED
+from ledger.errors import ClearlaneError
 from tests.servers import embedded_servers
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Size:
-    """How much one run measures. `share` shortens the bare backlogs."""
-
-    trials: int
-    tasks: int
-    singles: int
-    share: float
-
-
-RESULTS = Path(__file__).resolve().parent / "results"
+HERE = Path(__file__).resolve().parent
 HOME = Path(".clearlane")  # where `up` keeps its data: the same disk
+PEERS = ROOT / ".venv-bench" / "bin" / "python"
 
-FULL = Size(trials=3, tasks=20_000, singles=200, share=1.0)
-QUICK = Size(trials=1, tasks=1_000, singles=20, share=0.05)
+FAILURES = (RuntimeError, AssertionError, ClearlaneError, psycopg.Error, redis.RedisError)
+
+SECTIONS = {
+    module.SECTION.name: module.SECTION
+    for module in (
+        *(bare, durable, pipelines, backlog, calls, load, cores, fleet, settling),
+        *(entries, waiting, memory),
+    )
+}
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+def _pick(names: Sequence[str], *, long: bool) -> list[Section]:
+    """The sections asked for by name, else all that are long, or all that are not."""
+    if names:
+        return [section for section in SECTIONS.values() if section.name in names]
+    return [section for section in SECTIONS.values() if section.long is long]
+
+
+@click.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nSections:\n"
+    + "\n".join(
+        f"  {name:<9} {section.about}{' (long)' if section.long else ''}"
+        for name, section in SECTIONS.items()
+    ),
+)
+@click.option("--only", multiple=True, metavar="NAME", help="This section alone; may be repeated.")
+@click.option("--long", is_flag=True, help="The long sections instead of the others.")
 @click.option("--quick", is_flag=True, help="A smoke run: figures without weight.")
-def main(quick: bool) -> None:
-    """Measure Clearlane beside bare Celery on embedded servers, about five minutes."""
+@click.option(
+    "--pgledger",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="pgledger.sql of a checkout of pgledger, for the section `settling`.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the report goes: bench/results, with --quick or --profile .clearlane/bench.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(PROFILED),
+    help="Run this process of ours under cProfile: PROCESS.prof of its last stand, beside the "
+    "report. Its figures are without weight.",
+)
+def main(
+    *,
+    only: tuple[str, ...],
+    long: bool,
+    quick: bool,
+    pgledger: Path | None,
+    out: Path | None,
+    profile: str | None,
+) -> None:
+    """Measure Clearlane beside its peers on embedded servers, about a quarter of an hour."""
+    unknown = sorted(set(only) - SECTIONS.keys())
+    if unknown:
+        raise click.BadParameter(
+            f"{unknown[0]!r} is no section; choose from {', '.join(SECTIONS)}", param_hint="--only"
+        )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     console = Console()
     HOME.mkdir(exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=HOME) as directory:
-            about, trials = _measure(Path(directory), QUICK if quick else FULL, console)
-    except KeyboardInterrupt:
-        console.print("stopped; nothing was written")
-        raise SystemExit(130) from None
-    summary = report.summarise(trials)
-    report.show(console, summary)
     # Figures without weight never replace those of a full run.
-    for path in report.write(HOME / "bench" if quick else RESULTS, about, trials, summary):
+    directory = out or (HOME / "bench" if quick or profile else HERE / "results")
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=HOME) as scratch:
+            found = _measure(
+                Path(scratch),
+                _pick(only, long=long),
+                pgledger,
+                profile=(profile, directory.resolve() / f"{profile}.prof") if profile else None,
+                quick=quick,
+            )
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        raise SystemExit(130) from None
+    report.show(console, found)
+    name = "-".join(only) or ("long" if long else "main")
+    for path in report.write(directory, name, found):
         console.print(f"written: {path}")
+    if found.left_out:
+        raise SystemExit(1)
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
@@ -66,45 +136,58 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def _measure(
-    directory: Path, size: Size, console: Console
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    directory: Path,
+    sections: Sequence[Section],
+    pgledger: Path | None,
+    *,
+    profile: tuple[str, Path] | None,
+    quick: bool,
+) -> report.Report:
+    say = _teller()
+    trials: dict[str, list[Trial]] = {section.name: [] for section in sections}
+    left_out: dict[str, str] = {}
     with embedded_servers(directory) as (database_url, redis_url):
-        place = directory.resolve()
-        about = report.machine(_versions(database_url, redis_url), sys.argv[1:])
-        trials: list[dict[str, Any]] = []
-        for number in range(1, size.trials + 1):
-            for setup in celery_chain.SETUPS:
-                trials.append(
-                    celery_chain.trial(
-                        setup,
-                        redis_url=redis_url,
-                        place=place,
-                        chains=int(setup.chains * size.share),
-                        singles=size.singles,
-                    )
-                )
-                _say(console, number, trials)
-            trials.append(
-                drain.trial(
-                    number,
-                    database_url=database_url,
-                    redis_url=redis_url,
-                    place=place,
-                    tasks=size.tasks,
-                    singles=size.singles,
-                )
-            )
-            _say(console, number, trials)
-    return about, trials
+        bench = Bench(
+            database_url=database_url,
+            redis_url=redis_url,
+            place=directory.resolve(),
+            peers=PEERS,
+            pgledger=pgledger,
+            profile=profile,
+            quick=quick,
+            say=say,
+        )
+        about = report.machine(
+            _versions(database_url, redis_url) | report.locked(HERE / "requirements.lock"),
+            sys.argv[1:],
+        )
+        rounds = max((section.trials for section in sections), default=0)
+        for number in range(1, 2 if quick else rounds + 1):
+            for section in sections:
+                if number > section.trials or section.name in left_out:
+                    continue
+                say(f"{section.name}, trial {number}")
+                try:
+                    trials[section.name].append(section.measure(bench, number))
+                except LeftOutError as error:
+                    left_out[section.name] = str(error)
+                    say(f"{section.name} is left out: {error}")
+                except FAILURES as error:
+                    # What the others measured is worth keeping; this section's trials are not.
+                    trials[section.name].clear()
+                    left_out[section.name] = f"it failed: {str(error).partition(chr(10))[0]}"
+                    say(f"{section.name} failed: {error}")
+    return report.Report(about=about, sections=sections, trials=trials, left_out=left_out)
 
 
-def _say(console: Console, number: int, trials: Sequence[dict[str, Any]]) -> None:
-    last = trials[-1]
-    console.print(
-        f"trial {number}, {last['setup']}: {last['per_s']:,.0f}/s in {last['wall_s']:.1f} s, "
-        f"alone p50 {last['alone_p50_ms']:.1f} ms",
-        highlight=False,
-    )
+def _teller() -> Callable[[str], None]:
+    """Progress on stderr: the report alone goes to stdout."""
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - started:6.0f} s  {line}", file=sys.stderr, flush=True)
+
+    return say
 
 
 def _versions(database_url: str, redis_url: str) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""What is measured beside Clearlane. Runs in the peers' own environment, without the product."""
