@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,120 +20,38 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Engine
 
-from ledger import intake, registry
-from ledger.model import Agent, Family
+from ledger import intake
+from ledger.model import Agent
 from scheduler.judgement import Judgement
 from scheduler.pool import Pool
 from scheduler.reservations import Reservations
 from tests.conftest import Servers
+from tests.gateways import (
+    SOON_S,
+    WAIT_S,
+    Answer,
+    Gateway,
+    environment,
+    install_fleet,
+    refused,
+    serving,
+    task,
+    until,
+)
 from workers.gateway.body import BODY_MAX_BYTES
 
-SOON_S = 5.0  # far below WAIT_S, far above what a loaded machine needs
-WAIT_S = 30
 NOWHERE = "redis://127.0.0.1:1/0"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: Any
-    took_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gateway:
-    """The running process and how to speak to it."""
-
-    process: subprocess.Popen[str]
-    host: str
-    port: int
-
-    def ask(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        raw: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        sent = raw if raw is not None or body is None else json.dumps(body).encode()
-        named = {"Content-Type": "application/json"} if sent is not None else {}
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
-        started = time.monotonic()
-        try:
-            connection.request(method, path, sent, {**named, **(headers or {})})
-            response = connection.getresponse()
-            found = json.loads(response.read())
-            return Answer(
-                status=response.status,
-                headers={name.lower(): value for name, value in response.getheaders()},
-                body=found,
-                took_s=time.monotonic() - started,
-            )
-        finally:
-            connection.close()
-
-    def submit(self, body: object, path: str = "/v1/tasks", **headers: str) -> Answer:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.ask("POST", path, body, headers=named)
-
-    def until_it_waits(self, task: str) -> None:
-        """Three rounds on the same event loop: a request sent before has begun to wait."""
-        for _ in range(3):
-            assert self.ask("GET", f"/v1/tasks/{task}").status == 200
-
-
-def environment(database_url: str, redis_url: str) -> dict[str, str]:
-    return {**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url}
-
-
-@contextmanager
-def serving(database_url: str, redis_url: str) -> Iterator[Gateway]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "workers.gateway", "--port", "0"],
-        env=environment(database_url, redis_url),
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stderr is not None
-            line = json.loads(process.stderr.readline())
-            host, _, port = line["url"].removeprefix("http://").rpartition(":")
-            assert host == "127.0.0.1"  # nobody else may reach it unless told so
-            yield Gateway(process=process, host=host, port=int(port))
-        finally:
-            process.kill()
 
 
 @pytest.fixture
 def fleet(engine: Engine, now: datetime) -> None:
-    """A client with credit, a family and two agents, of which one has secrets."""
-    wanted = registry.Wanted(
-        params={},
-        clients=[registry.Client(id="R", mint_ub=2_000_000_000), registry.Client(id="S")],
-        agents=[
-            Agent(
-                id="A",
-                kind="json",
-                url="http://user:secret@127.0.0.1:9001/run?key=secret",
-                y_max=1000,
-                k=1_000_000,
-                headers={"x-api-key": "secret"},
-            ),
-            Agent(id="B", kind="echo", url="echo:", y_max=500, k=1_000_000, suspended=True),
-        ],
-        families=[
-            Family(id="f", size=100, deadline_s=5, max_attempts=3, validator={"type": "none"})
-        ],
-    )
-    registry.apply(engine, wanted, now)
+    install_fleet(engine, now)
 
 
 @pytest.fixture
 def gateway(fleet: None, database_url: str, redis_url: str) -> Iterator[Gateway]:
     with serving(database_url, redis_url) as found:
+        assert found.host == "127.0.0.1"  # nobody else may reach it unless told so
         yield found
 
 
@@ -144,24 +60,6 @@ def others() -> Iterator[ThreadPoolExecutor]:
     """Threads for requests that wait."""
     with ThreadPoolExecutor(4) as pool:
         yield pool
-
-
-def task(**fields: object) -> dict[str, object]:
-    return {"client": "R", "family": "f", "payload": {"a": 1}, **fields}
-
-
-def refused(answer: Answer, status: int, field: str) -> str:
-    """The problem's detail, after checking its form."""
-    problem = answer.body
-    assert answer.status == status, problem
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert problem["status"] == status
-    assert problem["type"].startswith("urn:problem-type:clearlane:")
-    assert problem["title"]
-    assert problem["field"] == field, problem
-    assert problem["detail"] == f"{field}: {problem['reason']}; {problem['remedy']}"
-    assert "Traceback" not in json.dumps(problem)
-    return str(problem["detail"])
 
 
 # Submitting -------------------------------------------------------------------------------------
@@ -190,7 +88,7 @@ def test_a_list_is_accepted_in_order_and_listed_newest_first(gateway: Gateway) -
     tasks = [item["task"] for item in answer.body]
     page = gateway.ask("GET", "/v1/tasks?client=R&state=INIT&limit=2").body
     assert [(line["task"], line["size"]) for line in page] == [(tasks[2], 3), (tasks[1], 2)]
-    rest = gateway.ask("GET", f"/v1/tasks?before={page[-1]['task']}").body
+    rest = gateway.ask("GET", f"/v1/tasks?after={page[-1]['task']}").body
     assert [line["task"] for line in rest] == [tasks[0]]
     assert gateway.ask("GET", "/v1/tasks?client=S").body == []
 
@@ -276,7 +174,10 @@ def test_a_long_body_is_refused_while_it_is_read(gateway: Gateway) -> None:
     # Without a declared length, in chunks: only counting finds out.
     connection = http.client.HTTPConnection(gateway.host, gateway.port, timeout=60)
     chunks = (b" " * 65_536 for _ in range(BODY_MAX_BYTES // 65_536 + 2))
-    headers = {"Content-Type": "application/json"}
+    headers = {
+        "Content-Type": "application/json",
+        "Authorization": f"Bearer {gateway.token}",
+    }
     connection.request("POST", "/v1/tasks", chunks, headers, encode_chunked=True)
     response = connection.getresponse()
     assert response.status == 413
@@ -393,7 +294,7 @@ def test_paths_methods_and_parameters_that_are_not_there(gateway: Gateway) -> No
     assert (missing.status, missing.body["status"]) == (404, 404)
     assert missing.headers["content-type"] == "application/problem+json"
     wrong = gateway.ask("DELETE", "/v1/agents")
-    assert (wrong.status, wrong.headers["allow"]) == (405, "GET")
+    assert (wrong.status, wrong.headers["allow"]) == (405, "GET, HEAD")
     assert wrong.headers["content-type"] == "application/problem+json"
     refused(gateway.ask("GET", "/v1/tasks?sate=INIT"), 422, "sate")
     refused(gateway.ask("GET", "/v1/tasks?limit=99999999999999999999"), 422, "limit")
@@ -426,9 +327,12 @@ def test_an_outage_of_postgresql_accepts_nothing_and_passes(  # noqa: PLR0917
         assert int(answer.headers["retry-after"]) >= 1
         assert gateway.ask("GET", f"/v1/tasks/{before}").status == 503
         assert gateway.ask("GET", "/livez").body == {"alive": True}
+        until(lambda: gateway.ask("GET", "/readyz").status == 503)
         ready = gateway.ask("GET", "/readyz")
         assert (ready.status, ready.body["checks"]["redis"]) == (503, "ok")
         assert "postgresql" in ready.body["detail"]
+        # Why not is for the log: it names addresses.
+        assert database_url.rpartition("/")[2] not in json.dumps([ready.body, answer.body])
     until(lambda: gateway.ask("GET", "/readyz").status == 200)
     engine.dispose()  # ours was cut off too
     assert intake.task_counts(engine) == [{"state": "INIT", "wait": "dispatch", "tasks": 1}]
@@ -457,18 +361,23 @@ def test_openapi_describes_every_route_and_its_problems(gateway: Gateway) -> Non
         ("post", "/v1/tasks"), ("get", "/v1/tasks"), ("get", "/v1/tasks/{task}"),
         ("post", "/v1/tasks/{task}/cancel"), ("get", "/v1/agents"), ("get", "/v1/agents/{agent}"),
         ("get", "/v1/prices"), ("get", "/v1/accounts"), ("get", "/v1/accounts/{account}"),
-        ("get", "/livez"), ("get", "/readyz"),
+        ("get", "/livez"), ("get", "/readyz"), ("get", "/metrics"),
     }  # fmt: skip
     for path, methods in document["paths"].items():
         for operation in methods.values():
             assert operation["summary"]
             assert operation["description"]
-            if path.startswith("/v1/"):
-                assert "application/problem+json" in operation["responses"]["503"]["content"]
+            statuses = {"400", "421", "422", "500", "503"}
+            if path not in {"/livez", "/readyz"}:
+                statuses |= {"401", "403", "429"}
+            for status in statuses:
+                assert "application/problem+json" in operation["responses"][status]["content"]
+            assert operation["security"] == ([{"bearer": []}] if "401" in statuses else [])
             for parameter in operation.get("parameters", []):
                 assert parameter.get("description"), (path, parameter["name"])
     schemas = document["components"]["schemas"]
     assert "HTTPValidationError" not in schemas
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     for name in references(document):
         assert name in schemas
     assert schemas["TaskIn"]["examples"]
@@ -527,13 +436,6 @@ def unreachable(admin_url: str, name: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(allow.format(sql.Identifier(name), sql.SQL("true")))
-
-
-def until(condition: Any) -> None:
-    deadline = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def references(node: Any) -> Iterator[str]:

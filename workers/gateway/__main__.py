@@ -17,10 +17,12 @@ import uvicorn
 from ledger.errors import BadInput, Unavailable
 from workers.bootstrap import build_context
 from workers.gateway.app import create_app
-from workers.gateway.hosts import LOOPBACK
+from workers.gateway.hosts import allowed
+from workers.gateway.protocol import Protocol
 from workers.logs import configure_logs
 from workers.settings import load_settings
 
+CONNECTIONS_MAX = 4000  # beyond them 503, so that there is room to answer at all
 STOP_S = 10  # for requests that are under way
 WRONG_USAGE = 2
 REFUSED = 5
@@ -45,12 +47,13 @@ class Server(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A socket bound to the address; port 0 takes any free one. Raises Unavailable, BadInput."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
         raise BadInput("--host", f"{host!r}: {error.strerror}", "use 127.0.0.1") from None
-    bound = socket.socket(family, kind)
+    # With its protocol, or asyncio would not see that it is TCP and leave Nagle's delay on.
+    bound = socket.socket(family, kind, protocol)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(address)
@@ -84,12 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     # Its own messages tell less than ours.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = create_app(context, LOOPBACK if options.host in LOOPBACK else frozenset())
+    app = create_app(context, settings, allowed(options.host, settings.gateway_hosts))
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
+        # Whoever is on this machine could otherwise name any address as its own.
+        proxy_headers=False,
+        http=Protocol,
+        ws="none",
+        limit_concurrency=CONNECTIONS_MAX,
         timeout_graceful_shutdown=STOP_S,
     )
     log.info("gateway listening", url=_url(bound))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from email.message import Message as Headers
 from typing import TypeVar
@@ -9,6 +10,7 @@ from typing import TypeVar
 from anyio import to_thread
 from fastapi import Request
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.errors import BadInput
@@ -16,16 +18,22 @@ from tasks.jsontext import parse
 from workers.gateway.problems import Refused, bad_input
 
 BODY_MAX_BYTES = 4 << 20
+BODY_S = 30.0
+HELD_MAX_BYTES = 256 << 20  # of all requests at a time
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
 
 class BodyLimit:
-    """ASGI middleware: refuses a body beyond `BODY_MAX_BYTES` with 413, whoever reads it."""
+    """ASGI middleware: refuses a body beyond `BODY_MAX_BYTES` with 413, whoever reads it.
+
+    When all of them together would hold too much, the one that asks for more is refused with 429.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Count what `receive` hands over."""
@@ -37,7 +45,9 @@ class BodyLimit:
         async def counted() -> Message:
             nonlocal count
             message = await receive()
-            count += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            count += size
+            self._held += size
             if count > BODY_MAX_BYTES:
                 raise Refused(
                     413,
@@ -45,19 +55,43 @@ class BodyLimit:
                     f"it is longer than {BODY_MAX_BYTES} bytes",
                     "send fewer tasks at a time, or references to the data",
                 )
+            if self._held > HELD_MAX_BYTES:
+                raise Refused(
+                    429,
+                    "body",
+                    "too many large requests are being read",
+                    "ask again in a second",
+                    headers={"Retry-After": "1"},
+                )
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._held -= count
 
 
 async def read(request: Request, decode: Callable[[bytes], T]) -> T:
-    """The body, decoded in a thread. Raises Refused when it is not declared as JSON."""
+    """The body, decoded in a thread.
+
+    Raises Refused when it is not declared as JSON (415), does not arrive within `BODY_S` (408), or
+    ends early (400).
+    """
     declared = Headers()
     declared["content-type"] = request.headers.get("content-type", "")
     if declared.get_content_type() != "application/json":
         # Also keeps web pages out: a browser asks us first before it sends this type.
         raise Refused(415, "Content-Type", "it is not application/json", "send JSON and declare it")
-    return await to_thread.run_sync(decode, await request.body())
+    try:
+        async with asyncio.timeout(BODY_S):
+            body = await request.body()
+    except TimeoutError:
+        raise Refused(
+            408, "body", f"it did not arrive within {BODY_S:g} s", "send it faster, or less of it"
+        ) from None
+    except ClientDisconnect:  # for the log: nobody is there to read it
+        raise Refused(400, "body", "it ended early", "send all of it") from None
+    return await to_thread.run_sync(decode, body)
 
 
 def decode_one_or_many(

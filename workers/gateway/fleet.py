@@ -6,52 +6,62 @@ from dataclasses import asdict
 from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from ledger import model
 from ledger.db import instant
 from ledger.errors import NotFound
 from ledger.intake import SIZE_MAX
 from ledger.registry import Registry
+from ledger.tokens import Role
 from scheduler.pool import MT
 from scheduler.reservations import Standing
 from scheduler.router import Seat
+from workers.gateway.access import Caller, check_own
+from workers.gateway.pages import LINKED, After, Limit, link, page
 from workers.gateway.parameters import Known
 from workers.gateway.problems import documented
 from workers.gateway.schemas import NAME, Agent, Price
 from workers.gateway.service import Here
-from workers.prices import price_list
+from workers.prices import PriceRow, price_list
 
 router = APIRouter(prefix="/v1", tags=["fleet"], dependencies=[Known])
 
 
-@router.get("/agents", summary="List agents", responses=documented(503))
-async def list_agents(here: Here) -> list[Agent]:
-    """Every agent as registered, by name, and how it stands now."""
+@router.get("/agents", summary="List agents", responses={**LINKED, **documented()})
+async def list_agents(
+    here: Here, request: Request, response: Response, after: After = None, limit: Limit = 100
+) -> list[Agent]:
+    """Agents as registered, by name, and how they stand now."""
     registry = await here.ledger(here.context.registry)
-    board, _ = await here.fleet(here.context.reservations.look, list(registry.agents))
+    names = page(sorted(registry.agents), str, after, limit)
+    board, _ = await here.fleet(here.context.reservations.look, names)
     now_ms = here.context.now_ms()
-    return [
-        _agent(agent, registry, board.get(name), now_ms) for name, agent in registry.agents.items()
-    ]
+    link(request, response, names, limit)
+    return [_agent(registry.agents[name], registry, board.get(name), now_ms) for name in names]
 
 
-@router.get("/agents/{agent}", summary="One agent", responses=documented(404, 503))
+@router.get("/agents/{agent}", summary="One agent", responses=documented(404))
 async def show_agent(
-    here: Here, agent: Annotated[str, Path(description="An agent's id.")]
+    here: Here, caller: Caller, agent: Annotated[str, Path(description="An agent's id.")]
 ) -> Agent:
     """An agent as registered, and how it stands now."""
+    unknown = NotFound("agent", f"{agent!r} is not known", "see /v1/agents")
+    check_own(caller, Role.AGENT, agent, unknown)
     registry = await here.ledger(here.context.registry)
     found = registry.agents.get(agent)
     if found is None:
-        raise NotFound("agent", f"{agent!r} is not known", "see /v1/agents")
+        raise unknown
     board, _ = await here.fleet(here.context.reservations.look, [agent])
     return _agent(found, registry, board.get(agent), here.context.now_ms())
 
 
-@router.get("/prices", summary="What every agent asks now", responses=documented(404, 503))
+@router.get("/prices", summary="What every agent asks now", responses={**LINKED, **documented(404)})
 async def list_prices(
     here: Here,
+    request: Request,
+    response: Response,
+    *,
     size: Annotated[
         int | None,
         Query(ge=1, le=SIZE_MAX, description="Tokens; the family's size if absent, or 100."),
@@ -59,10 +69,18 @@ async def list_prices(
     family: Annotated[
         str | None, Query(pattern=NAME, description="Hold agents against its constraints.")
     ] = None,
+    after: After = None,
+    limit: Limit = 100,
 ) -> list[Price]:
-    """The price list for a task of this size. It moves with every task that is placed."""
+    """The price list for a task of this size, by agent. It moves with every task placed."""
     rows = await here.fleet(price_list, here.context, size, family)
-    return [Price(**_price(asdict(row))) for row in rows]
+    found = page(sorted(rows, key=_seller), _seller, after, limit)
+    link(request, response, [_seller(row) for row in found], limit)
+    return [Price(**_price(asdict(row))) for row in found]
+
+
+def _seller(row: PriceRow) -> str:
+    return row.agent
 
 
 def _price(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ledger.intake import SIZE_MAX, TYPE_DEFAULT
 from ledger.model import Json, TaskState, Wait
 
 EXPIRES_S_MAX = 31_536_000  # a year
-KEY_CHARS_MAX = 200
+KEY = r"^[ -~]{1,200}$"  # printable ASCII: the same in a header and in JSON
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ACCOUNT = r"^(client|agent|system):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 TASK_EXAMPLE = "01990000-0000-7000-8000-000000000001"
@@ -45,7 +45,9 @@ class TaskIn(Closed):
         },
     )
 
-    client: str = Field(pattern=NAME, description="Who pays.")
+    client: str | None = Field(
+        None, pattern=NAME, description="Who pays; a client's token may leave it out."
+    )
     family: str = Field(pattern=NAME, description="The kind of work.")
     payload: Any = Field(description="What the agent gets: any JSON, 1 MiB at most.")
     size: int | None = Field(
@@ -64,9 +66,9 @@ class TaskIn(Closed):
     )
     idempotency_key: str | None = Field(
         None,
-        min_length=1,
-        max_length=KEY_CHARS_MAX,
-        description="Sending the same key with the same content again names the same task.",
+        pattern=KEY,
+        description="1 to 200 printable ASCII characters. The same key with the same content "
+        "names the same task again.",
     )
 
 

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, ParamSpec, TypeVar
 
-from anyio import CapacityLimiter, fail_after, to_thread
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
-from ledger.errors import Unavailable
+from ledger.registry import load_registry
 from tasks.context import Context
+from workers.gateway.calls import Calls
+from workers.gateway.readiness import Readiness
 from workers.gateway.waiting import Endings
+from workers.gateway.waits import Waits
+from workers.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,7 +23,8 @@ T = TypeVar("T")
 LEDGER_CALLS_MAX = 8  # as many as the engine has connections: nobody waits for one in a thread
 FLEET_CALLS_MAX = 8
 PROBES_MAX = 2
-ANSWER_S = 5.0  # a stalled server costs a request this long
+LEDGER_S = 10.0  # a stalled PostgreSQL costs a request this long; a large list takes its time
+FLEET_S = 5.0  # and a stalled Redis this long
 PROBE_S = 3.0  # and a probe this long
 
 
@@ -31,37 +35,43 @@ class Service:
     needs only the other goes on.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, settings: Settings) -> None:
         self.context = context
         self.engine: Engine = context.engine
         self.endings = Endings(context.engine.url.render_as_string(hide_password=False))
-        self._ledger = CapacityLimiter(LEDGER_CALLS_MAX)
-        self._fleet = CapacityLimiter(FLEET_CALLS_MAX)
-        self._probes = {name: CapacityLimiter(PROBES_MAX) for name in ("postgresql", "redis")}
+        self.waits = Waits(
+            total_max=settings.gateway_waits_max, token_max=settings.gateway_waits_per_token_max
+        )
+        self._ledger = Calls("postgresql", threads=LEDGER_CALLS_MAX, seconds=LEDGER_S)
+        self._fleet = Calls("redis", threads=FLEET_CALLS_MAX, seconds=FLEET_S)
+        self._probes = {
+            name: Calls(name, threads=PROBES_MAX, seconds=PROBE_S)
+            for name in ("postgresql", "redis")
+        }
+        in_flight = context.reservations.count_in_flight
+        self.readiness = Readiness(
+            {
+                "postgresql": partial(
+                    self._probe, "postgresql", partial(load_registry, self.engine)
+                ),
+                "redis": partial(self._probe, "redis", in_flight),
+            }
+        )
 
     async def ledger(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call that blocks on PostgreSQL. Never abandoned: it may be accepting a task."""
-        return await to_thread.run_sync(partial(call, *args, **kwargs), limiter=self._ledger)
+        """Run a call that blocks on PostgreSQL. Raises Unavailable after `LEDGER_S`.
+
+        Then it may still be carried out, as after any lost answer: the same request again, with
+        the same keys, finds what it did.
+        """
+        return await self._ledger.run(partial(call, *args, **kwargs))
 
     async def fleet(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call that only reads, from Redis. Raises Unavailable after `ANSWER_S`."""
-        bound = partial(call, *args, **kwargs)
-        return await _within(ANSWER_S, "redis", bound, self._fleet)
+        """Run a call that only reads, from Redis. Raises Unavailable after `FLEET_S`."""
+        return await self._fleet.run(partial(call, *args, **kwargs))
 
-    async def probe(self, what: str, call: Callable[[], object]) -> None:
-        """Ask a server something cheap. Raises Unavailable, after `PROBE_S` at the latest."""
-        await _within(PROBE_S, what, call, self._probes[what])
-
-
-async def _within(seconds: float, what: str, call: Callable[[], T], limiter: CapacityLimiter) -> T:
-    """The call's result; a thread that is stuck keeps its place until its own time limit."""
-    try:
-        with fail_after(seconds):
-            return await to_thread.run_sync(call, limiter=limiter, abandon_on_cancel=True)
-    except TimeoutError:
-        raise Unavailable(
-            what, f"no answer within {seconds:g} s", "see `clearlane status`"
-        ) from None
+    async def _probe(self, what: str, call: Callable[[], object]) -> None:
+        await self._probes[what].run(call)
 
 
 def _service(request: Request) -> Service:

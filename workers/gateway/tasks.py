@@ -10,15 +10,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from ledger import intake
-from ledger.errors import BadInput, Unavailable
+from ledger.errors import BadInput, NotFound, Unavailable
 from ledger.intake import Submission, checked_id
 from ledger.model import TaskState
+from ledger.tokens import Role, Token
 from workers.gateway import schemas
+from workers.gateway.access import Caller, check_own, own_client
 from workers.gateway.body import decode_one_or_many, read
+from workers.gateway.front import note_tasks
+from workers.gateway.pages import LINKED, After, Limit, link
 from workers.gateway.parameters import Known
 from workers.gateway.problems import documented
-from workers.gateway.schemas import KEY_CHARS_MAX, NAME, Accepted, Task, TaskIn, TaskLine
+from workers.gateway.schemas import KEY, NAME, Accepted, Task, TaskIn, TaskLine
 from workers.gateway.service import Here, Service
+from workers.gateway.waiting import unless_gone
 
 MANY_MAX = 1000
 WAIT_S_MAX = 60.0
@@ -41,8 +46,7 @@ Key = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        min_length=1,
-        max_length=KEY_CHARS_MAX,
+        pattern=KEY,
         description="For a single task, instead of its field `idempotency_key`.",
     ),
 ]
@@ -74,12 +78,18 @@ _BODY = {
     summary="Submit one task or a list",
     responses={
         200: {"description": "All were known by their idempotency keys; nothing was added."},
-        **documented(400, 404, 409, 413, 415, 503),
+        **documented(404, 408, 409, 413, 415),
     },
     openapi_extra={"requestBody": _BODY},
 )
 async def submit(
-    here: Here, request: Request, response: Response, wait_s: Patience = 0.0, key: Key = None
+    here: Here,
+    caller: Caller,
+    request: Request,
+    response: Response,
+    *,
+    wait_s: Patience = 0.0,
+    key: Key = None,
 ) -> Task | Accepted | list[Accepted]:
     """Accept all or none, durably, before answering. After a 503 or no answer at all, send the
     same again with the same idempotency keys: nothing is accepted twice.
@@ -91,55 +101,73 @@ async def submit(
     items, many = await read(request, decode)
     if key is not None:
         items = [_keyed(items, key, many)]
-    now = here.context.now()
-    accepted = await here.ledger(
-        intake.submit, here.engine, _client(items), [_submission(item, now) for item in items], now
-    )
-    if not any(item.created for item in accepted):
-        response.status_code = 200
-    found = [Accepted(task=item.task, state=TaskState(item.state)) for item in accepted]
-    if wait_s:
-        return await _awaited(here, found, many, wait_s)
+    client = _client(items, caller)
+    with here.waits.place(caller.id, wait_s):  # before anything is accepted
+        now = here.context.now()
+        wanted = [_submission(item, now) for item in items]
+        accepted = await here.ledger(intake.submit, here.engine, client, wanted, now)
+        note_tasks(request, [item.task for item in accepted])
+        if not any(item.created for item in accepted):
+            response.status_code = 200
+        found = [Accepted(task=item.task, state=TaskState(item.state)) for item in accepted]
+        if wait_s:
+            return await _awaited(here, request, found, many, wait_s)
     return found if many else found[0]
 
 
-@router.get("", summary="List tasks, the newest first", responses=documented(503))
+@router.get("", summary="List tasks, the newest first", responses={**LINKED, **documented(404)})
 async def list_tasks(
     here: Here,
-    client: Annotated[str | None, Query(pattern=NAME, description="Only of this client.")] = None,
-    state: Annotated[TaskState | None, Query(description="Only in this state.")] = None,
-    before: Annotated[
-        str | None, Query(description="Only older than this task: the last one of a page.")
+    caller: Caller,
+    request: Request,
+    response: Response,
+    *,
+    client: Annotated[
+        str | None, Query(pattern=NAME, description="Only of this client; of one's own always.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="So many at most.")] = 100,
+    state: Annotated[TaskState | None, Query(description="Only in this state.")] = None,
+    after: After = None,
+    limit: Limit = 100,
 ) -> list[TaskLine]:
-    """A page of tasks; ask for the next one with the last task's id as `before`."""
+    """A page of tasks; the next one is in the header `Link`."""
+    client = own_client(caller, client)
+    if after is not None:
+        after = await _mark(here, caller, after)
     rows = await here.ledger(
-        intake.task_list, here.engine, client=client, state=state, before=before, limit=limit
+        intake.task_list, here.engine, client=client, state=state, before=after, limit=limit
     )
-    return [TaskLine(**_line(row)) for row in rows]
-
-
-@router.get("/{task}", summary="One task with its result", responses=documented(404, 503))
-async def show(here: Here, task: Name, wait_s: Patience = 0.0) -> Task:
-    """State, why it waits, its attempts, what it cost and what came out."""
-    task = checked_id(task)
-    found = await _task(here, task)
-    if wait_s and found.state is TaskState.INIT:
-        await here.endings.wait([task], partial(_ended, here), wait_s)
-        found = await _task(here, task)
+    found = [TaskLine(**_line(row)) for row in rows]
+    link(request, response, [line.task for line in found], limit)
     return found
 
 
-@router.post("/{task}/cancel", summary="Cancel a task", responses=documented(404, 409, 503))
-async def cancel(here: Here, task: Name) -> Task:
+@router.get("/{task}", summary="One task with its result", responses=documented(404))
+async def show(
+    here: Here, caller: Caller, request: Request, task: Name, wait_s: Patience = 0.0
+) -> Task:
+    """State, why it waits, its attempts, what it cost and what came out."""
+    task = checked_id(task)
+    note_tasks(request, [task])
+    with here.waits.place(caller.id, wait_s):
+        found = await _task(here, caller, task)
+        if wait_s and found.state is TaskState.INIT:
+            waiting = here.endings.wait([task], partial(_ended, here), wait_s)
+            await unless_gone(request, waiting)
+            found = await _task(here, caller, task)
+    return found
+
+
+@router.post("/{task}/cancel", summary="Cancel a task", responses=documented(404, 409))
+async def cancel(here: Here, caller: Caller, request: Request, task: Name) -> Task:
     """End a task that has not ended. What an agent is doing for it will not be paid.
 
     Cancelling twice is no error; a task that ended otherwise is a conflict.
     """
     task = checked_id(task)
+    note_tasks(request, [task])
+    await _task(here, caller, task)
     await here.ledger(intake.cancel, here.engine, task, here.context.now())
-    return await _task(here, task)
+    return await _task(here, caller, task)
 
 
 def _keyed(items: Sequence[TaskIn], key: str, many: bool) -> TaskIn:
@@ -154,16 +182,33 @@ def _keyed(items: Sequence[TaskIn], key: str, many: bool) -> TaskIn:
     return item.model_copy(update={"idempotency_key": key})
 
 
-def _client(items: Sequence[TaskIn]) -> str:
+def _client(items: Sequence[TaskIn], caller: Token) -> str:
     """The one client of all tasks: a list is accepted or refused as a whole."""
+    first = own_client(caller, items[0].client)
+    if first is None:
+        raise BadInput("client", "it is missing", "name who pays")
     for number, item in enumerate(items):
-        if item.client != items[0].client:
+        if own_client(caller, item.client) != first:
             raise BadInput(
                 f"[{number}].client",
-                f"{item.client!r} is not {items[0].client!r}, who pays for the first task",
+                f"{item.client!r} is not {first!r}, who pays for the first task",
                 "send one list per client",
             )
-    return items[0].client
+    return first
+
+
+async def _mark(here: Service, caller: Token, after: str) -> str:
+    """The task that a page follows: one that the caller could have seen on the page before."""
+    unknown = NotFound("after", f"{after!r} is not known", "use the last task of a page")
+    try:
+        task = checked_id(after)
+    except BadInput:
+        raise unknown from None
+    rows = await here.ledger(intake.task_rows, here.engine, [task])
+    if task not in rows:
+        raise unknown
+    check_own(caller, Role.CLIENT, rows[task]["client"], unknown)
+    return task
 
 
 def _submission(item: TaskIn, now: datetime) -> Submission:
@@ -178,14 +223,14 @@ def _submission(item: TaskIn, now: datetime) -> Submission:
 
 
 async def _awaited(
-    here: Service, accepted: list[Accepted], many: bool, wait_s: float
+    here: Service, request: Request, accepted: list[Accepted], many: bool, wait_s: float
 ) -> Task | Accepted | list[Accepted]:
     """The tasks after waiting for them. They are accepted, so an outage now is no error."""
     tasks = [item.task for item in accepted]
     try:
-        await here.endings.wait(tasks, partial(_ended, here), wait_s)
+        await unless_gone(request, here.endings.wait(tasks, partial(_ended, here), wait_s))
         if not many:
-            return await _task(here, tasks[0])
+            return await _task(here, request.state.caller, tasks[0])
         states = await _states(here, tasks)
     except Unavailable:
         return accepted if many else accepted[0]
@@ -205,8 +250,14 @@ async def _states(here: Service, tasks: Sequence[str]) -> dict[str, TaskState]:
     return found
 
 
-async def _task(here: Service, task: str) -> Task:
-    row = await here.ledger(intake.task_row, here.engine, task)
+async def _task(here: Service, caller: Token, task: str) -> Task:
+    """The task, if there is one that the caller may see: whether there is another is not told."""
+    unknown = NotFound("task", f"{task} is not known", "see /v1/tasks")
+    try:
+        row = await here.ledger(intake.task_row, here.engine, task)
+    except NotFound:
+        raise unknown from None
+    check_own(caller, Role.CLIENT, row["client"], unknown)
     names = schemas.Attempt.model_fields
     return Task(
         **_line(row),

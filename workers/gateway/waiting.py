@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from typing import Any
 
 import structlog
+from fastapi import Request
 
 from ledger.db import ENDED
 from ledger.errors import Unavailable
@@ -19,6 +21,7 @@ from ledger.listen import Listener
 
 HEAR_S = 0.5  # the longest a stop waits for the listening thread
 OUTAGE_S = 1.0  # pause while PostgreSQL is away
+JOIN_S = 3.0
 
 log = structlog.get_logger()
 
@@ -64,7 +67,8 @@ class Endings:
         """Release everybody and end the thread."""
         self.release()
         self._stopped.set()
-        await asyncio.to_thread(self._thread.join)
+        # Not for ever: a stalled server holds the thread, which is a daemon.
+        await asyncio.to_thread(self._thread.join, JOIN_S)
 
     async def wait(self, tasks: Collection[str], ended: Ended, timeout_s: float) -> None:
         """Return when all tasks have ended, at the latest after `timeout_s` or at the stop.
@@ -137,6 +141,23 @@ class Endings:
         for waiters in self._waiters.values():
             for waiter in waiters:
                 waiter.look()
+
+
+async def unless_gone(request: Request, waiting: Coroutine[Any, Any, None]) -> None:
+    """Wait, unless the client has gone: then nobody is there to be told."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    waits, leaves = asyncio.ensure_future(waiting), asyncio.ensure_future(gone())
+    try:
+        done, _ = await asyncio.wait((waits, leaves), return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        waits.cancel()
+        leaves.cancel()
 
 
 def _tasks(payload: str) -> list[str] | None:

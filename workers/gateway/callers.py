@@ -1,0 +1,87 @@
+"""Who is asking: bearer tokens, looked up once and remembered for seconds."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final
+
+from ledger.tokens import Token, split
+from workers.gateway.problems import Refused
+from workers.gateway.rates import Rates
+
+REMEMBERED_S: Final = 5.0  # so long a revoked token may still be accepted
+REMEMBERED_MAX: Final = 10_000
+REALM: Final = 'Bearer realm="clearlane"'
+
+Find = Callable[[str], Awaitable[Token | None]]
+"""A token by its id, from the ledger."""
+
+
+class Callers:
+    """Tells the holder of a valid token from everybody else; all use is on one event loop.
+
+    A warm request costs no query. An address that came with too many refused tokens is not
+    looked up any more; tokens that were valid here before still are, so that whoever shares the
+    address with an intruder goes on working.
+    """
+
+    def __init__(self, find: Find, rates: Rates, now: Callable[[], datetime]) -> None:
+        self._find = find
+        self._rates = rates
+        self._now = now
+        self._known: OrderedDict[str, tuple[Token, float]] = OrderedDict()
+
+    async def identify(self, authorization: str | None, address: str) -> Token:
+        """The caller's token. Raises Refused (401, 429), Unavailable."""
+        if authorization is None:
+            raise unauthorized("it is missing", "send `Authorization: Bearer TOKEN`")
+        parts = _parts(authorization)
+        if parts is None:
+            raise self._refuse(address, "it holds no token", "send `Authorization: Bearer TOKEN`")
+        token = await self._look(*parts, address)
+        if token is None or not token.opens_with(parts[1]):
+            raise self._refuse(
+                address, "this token is not known", "make one with `clearlane tokens create`"
+            )
+        state = token.state(self._now())
+        if state != "valid":
+            verb = "was revoked" if state == "revoked" else "has expired"
+            raise self._refuse(
+                address, f"this token {verb}", "make a new one with `clearlane tokens create`"
+            )
+        self._rates.count_request(token.id)
+        return token
+
+    async def _look(self, token_id: str, secret: str, address: str) -> Token | None:
+        found = self._known.get(token_id)
+        if found is not None and time.monotonic() - found[1] <= REMEMBERED_S:
+            return found[0]
+        if found is None or not found[0].opens_with(secret):
+            self._rates.check_address(address)
+        asked_s = time.monotonic()
+        token = await self._find(token_id)
+        if token is None or not token.opens_with(secret):
+            return None
+        self._known[token_id] = (token, asked_s)
+        self._known.move_to_end(token_id)
+        if len(self._known) > REMEMBERED_MAX:
+            self._known.popitem(last=False)
+        return token
+
+    def _refuse(self, address: str, reason: str, remedy: str) -> Refused:
+        self._rates.count_refusal(address)
+        return unauthorized(reason, remedy, error="invalid_token")
+
+
+def unauthorized(reason: str, remedy: str, *, error: str = "") -> Refused:
+    """A 401 as RFC 6750 has it: without an error code when no token was sent at all."""
+    challenge = f'{REALM}, error="{error}"' if error else REALM
+    return Refused(401, "Authorization", reason, remedy, headers={"WWW-Authenticate": challenge})
+
+
+def _parts(authorization: str) -> tuple[str, str] | None:
+    scheme, _, text = authorization.partition(" ")
+    return split(text.strip(" ")) if scheme.lower() == "bearer" else None
