@@ -6,22 +6,29 @@ alone, and are hints: no result is stored, a redelivered or lost one changes not
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import structlog
-from celery import Celery, signals
+from celery import Celery, signals, states
 from kombu import compression
 from kombu.entity import Exchange, Queue
+from kombu.transport import TRANSPORT_ALIASES
 
 import beat_schedule
+from ledger.errors import BadInput
 from tasks.context import bind
 from tasks.execute import finish_calls
+from workers import alive
 from workers.bootstrap import build_context
 from workers.logs import configure_logs
 from workers.settings import load_settings
+from workers.watch import Watch, watch_over
 
 QUEUES = ("reserve", "execute", "validate", "commit", "control")
 REDELIVER_S = 60  # a message whose worker died comes again; the sweeper is usually earlier
+# Nobody is told of a connection that dies without a word: who waits on it has to give up.
+TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
 
 settings = load_settings()
 app = Celery("clearlane", broker=settings.celery_broker_url, include=[
@@ -31,6 +38,7 @@ app = Celery("clearlane", broker=settings.celery_broker_url, include=[
     "tasks.commit",
     "tasks.abort",
     "tasks.sweep",
+    "tasks.clock",
 ])  # fmt: skip
 app.conf.update(
     task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
@@ -58,7 +66,9 @@ app.conf.update(
         "unacked_restore_limit": 100,
         "socket_keepalive": True,
         "health_check_interval": 25,
+        **TIMEOUTS,
     },
+    redbeat_redis_options={"socket_keepalive": True, **TIMEOUTS},
     worker_soft_shutdown_timeout=0.0,
     beat_schedule=beat_schedule.beat_schedule,
     # RedBeat keeps its schedule at the broker. A killed beat is replaced when its lock ends.
@@ -68,6 +78,8 @@ app.conf.update(
 
 # A compressed message could blow a worker up before anything has checked it, and we send none.
 compression._decoders.clear()
+# By its scheme, not by `broker_transport`: that would show in every address that Celery prints.
+TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "workers.broker:Transport"))
 
 
 @signals.setup_logging.connect
@@ -75,12 +87,45 @@ def _logs(**_: Any) -> None:
     configure_logs(settings)
 
 
+_watches: list[Watch] = []
+
+
 @signals.worker_init.connect
 def _start(**_: Any) -> None:
-    bind(build_context(settings))
+    try:
+        context = build_context(settings)
+        _watches.append(watch_over(context, str(settings.redis_url), os.environ))
+    except BadInput as error:
+        # Celery logs what a signal's receiver raises and goes on; this one must not go on. Its
+        # logs are not set up yet.
+        configure_logs(settings)
+        structlog.get_logger().error("cannot start", reason=str(error))
+        raise SystemExit(2) from None
+    bind(context)
+
+
+@signals.task_prerun.connect
+def _begin(task: Any, args: Any, **_: Any) -> None:
+    for watch in _watches:
+        watch.begin(task.name, args)
+
+
+@signals.task_postrun.connect
+def _end(state: str | None, **_: Any) -> None:
+    for watch in _watches:
+        watch.end(failed=state != states.SUCCESS)
+
+
+@signals.heartbeat_sent.connect
+def _alive(**_: Any) -> None:
+    """The worker's own loop turns and the broker takes its events."""
+    if settings.heartbeat_file is not None:
+        alive.beat(settings.heartbeat_file)
 
 
 @signals.worker_shutdown.connect
 def _stop(**_: Any) -> None:
     structlog.get_logger().info("waiting for calls in flight")
     finish_calls()
+    while _watches:
+        _watches.pop().close()
