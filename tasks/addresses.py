@@ -1,4 +1,4 @@
-"""Network addresses of agents: what a name resolves to, and which of them we may call.
+"""Network addresses of agents: which of them we may call.
 
 An agent's URL is user input. Whatever its name resolves to, only an address that the policy
 permits is ever connected to, and the check is made on the very address that is connected to.
@@ -6,11 +6,10 @@ permits is ever connected to, and the check is made on the very address that is 
 
 from __future__ import annotations
 
-import asyncio
 import errno
+import re
 import socket
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import unicodedata
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -21,8 +20,6 @@ from ipaddress import (
     ip_network,
 )
 from typing import Any
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 Network = IPv4Network | IPv6Network
 
@@ -65,6 +62,29 @@ def _embedded(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     return ip.ipv4_mapped or ip.sixtofour or ip
 
 
+def host_refusal(host: str, policy: AddressPolicy) -> str | None:
+    """Why a URL's host must not be called, as far as it says itself; None: it may be looked up."""
+    try:
+        return policy.refusal(str(ip_address(host)))
+    except ValueError:
+        return odd_spelling(host)
+
+
+def odd_spelling(host: str) -> str | None:
+    """Refuses a host that is an address in disguise; None: it is a name.
+
+    What ends in a number is an address (WHATWG URL standard), and whoever spells it otherwise than
+    `ipaddress` does hides where it leads: `2852039166`, `0x7f.1`, `0177.0.0.1`, wide digits.
+    """
+    plain = unicodedata.normalize("NFKC", host).replace("\u3002", ".").rstrip(".")
+    if not NUMBER.fullmatch(plain.rpartition(".")[2]):
+        return None
+    return f"{host} is an odd spelling of an address; write it as four decimal numbers"
+
+
+NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
+
+
 class AddressRefused(OSError):
     """The policy forbids connecting to an address."""
 
@@ -75,45 +95,42 @@ def guarded_socket(policy: AddressPolicy, info: tuple[Any, ...]) -> socket.socke
     refusal = policy.refusal(target[0])
     if refusal:
         raise AddressRefused(errno.EACCES, refusal)
-    return socket.socket(family, kind, proto)
+    return MeteredSocket(family, kind, proto)
 
 
-Lookup = Callable[..., list[tuple[Any, ...]]]
-"""`socket.getaddrinfo` or the like."""
+WIRE_MAX = (1 << 20) + (256 << 10)  # bytes for one request: the largest body, its head and frames
+READ_MAX = 64 << 10  # bytes at a time: parsing more of them would hold up the other calls
+SAID_TOO_MUCH = errno.EMSGSIZE  # of an OSError: an agent sent more than WIRE_MAX
 
-LOOKUPS_MAX = 32  # at a time
 
+class MeteredSocket(socket.socket):
+    """Counts what comes in, and ends what has no end.
 
-class Resolver(AbstractResolver):
-    """Resolves names in threads of its own.
-
-    The loop's default threads are few: a handful of agents with dead name servers would hold
-    up every other agent's connection (row M40).
+    A body is counted where it is read. But interim answers, extensions of chunks or empty lines
+    never become a body: an agent could send gigabytes of them for as long as its deadline is, and
+    keep this process from its other calls.
     """
 
-    def __init__(self, lookup: Lookup = socket.getaddrinfo) -> None:
-        self._lookup = lookup
-        self._threads = ThreadPoolExecutor(LOOKUPS_MAX, thread_name_prefix="dns")
+    said = 0
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """All stream addresses of `host`. Raises OSError if there is none."""
-        infos = await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._lookup, host, port, family, socket.SOCK_STREAM
-        )
-        return [
-            ResolveResult(
-                hostname=host,
-                host=target[0],
-                port=target[1],
-                family=found,
-                proto=proto,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for found, _, proto, _, target in infos
-        ]
+    def send(self, data: Any, flags: int = 0) -> int:
+        """A new request, or more of it: what was said before is settled."""
+        self.said = 0
+        return super().send(data, flags)
 
-    async def close(self) -> None:
-        """Forget lookups that are still waiting."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """What plain connections read with. Raises OSError SAID_TOO_MUCH."""
+        data = super().recv(min(size, READ_MAX), flags)
+        self._count(len(data))
+        return data
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        """What TLS connections read with. Raises OSError SAID_TOO_MUCH."""
+        count = super().recv_into(buffer, min(nbytes or len(buffer), READ_MAX), flags)
+        self._count(count)
+        return count
+
+    def _count(self, count: int) -> None:
+        self.said += count
+        if self.said > WIRE_MAX:
+            raise OSError(SAID_TOO_MUCH, f"more than {WIRE_MAX} bytes for one request")

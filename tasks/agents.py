@@ -24,13 +24,14 @@ from multidict import CIMultiDict
 
 from ledger.errors import BadInput, InvariantBroken
 from ledger.model import Agent, Json, Outcome, Reply
-from tasks.addresses import AddressPolicy, Resolver, guarded_socket
+from tasks.addresses import SAID_TOO_MUCH, AddressPolicy, guarded_socket
+from tasks.call import RETRY_AFTER_MAX_S
 from tasks.jsontext import parse
+from tasks.resolver import Resolver
 from tasks.text import printable
 
 BODY_MAX = 1 << 20  # bytes of one answer
 OFF_LOOP = 64 << 10  # bytes from which reading an answer would hold up the others
-RETRY_AFTER_MAX_S = 3600.0
 EXPLAIN_S = 0.25  # how long to wait for the words that go with a refusal
 # Common servers close an idle connection after 5 s. Closing first avoids the race in which a
 # request meets a closing connection and the agent is blamed for it.
@@ -104,10 +105,12 @@ class AgentClient:
         except aiohttp.ClientConnectorError as error:
             why = error.os_error.strerror or error.os_error
             reply = _failed(Outcome.ERROR, f"cannot connect to {error.host}:{error.port}: {why}")
+        except aiohttp.ClientResponseError as error:
+            reply = _failed(Outcome.ERROR, f"it does not speak HTTP: {error.message}")
         except Exception as error:
             # Whatever an agent provokes in the HTTP library is that agent's failure; the other
             # tasks of the chunk must not see it.
-            reply = _failed(Outcome.ERROR, f"{type(error).__name__}: {error}")
+            reply = _broken(error)
         latency_s = time.monotonic() - started_s
         if reply.outcome is Outcome.OK:
             return replace(reply, latency_s=latency_s)
@@ -147,13 +150,21 @@ def _question(agent: Agent, task: str, family: str, payload: Json) -> bytes:
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     """The whole body, never more than BODY_MAX and one buffer of it in memory."""
     encoding = response.headers.get("Content-Encoding", "identity")
-    if encoding != "identity":
+    if encoding.lower() != "identity":
         raise _garbage(f"is encoded as {encoding}, though identity was asked for")
+    protocol = response.connection.protocol if response.connection is not None else None
     body = bytearray()
-    async for part in response.content.iter_any():
-        body += part
-        if len(body) > BODY_MAX:
-            raise _garbage(f"is larger than {BODY_MAX} bytes")
+    try:
+        async for part in response.content.iter_any():
+            body += part
+            if len(body) > BODY_MAX:
+                raise _garbage(f"is larger than {BODY_MAX} bytes")
+    except aiohttp.ClientPayloadError as error:
+        # The parser says that something is missing; the connection knows why.
+        lost = protocol.exception() if protocol is not None else None
+        if lost is None:
+            raise
+        raise error from lost
     return bytes(body)
 
 
@@ -217,6 +228,16 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
     except (ValueError, TypeError, LookupError, OverflowError):
         return None
     return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
+
+
+def _broken(error: BaseException) -> Reply:
+    """What a connection that broke off says about the agent."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno == SAID_TOO_MUCH:
+            return _failed(Outcome.GARBAGE, f"the agent sent {cause.strerror}")
+        cause = cause.__cause__
+    return _failed(Outcome.ERROR, f"{type(error).__name__}: {error}")
 
 
 def _failed(outcome: Outcome, detail: str) -> Reply:

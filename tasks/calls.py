@@ -15,11 +15,14 @@ from typing import Any
 import structlog
 
 from ledger.model import AttemptKey, Reply
+from tasks.addresses import AddressPolicy
 from tasks.agents import AgentClient
 from tasks.call import Call
 from tasks.messages import CHUNK_MAX
 
 LINGER_S = 0.003  # how long a reply waits for company while others are still out
+BUSY = 64  # calls that are out; from here on a message for each few replies is what costs
+LINGER_BUSY_S = 0.02
 
 log = structlog.get_logger()
 Forward = Callable[[Mapping[AttemptKey, Reply]], None]
@@ -28,8 +31,9 @@ Forward = Callable[[Mapping[AttemptKey, Reply]], None]
 class Calls:
     """The loop, its client and its outbox. `forward` gets replies in groups, in a thread."""
 
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, addresses: AddressPolicy) -> None:
         self._forward = forward
+        self._addresses = addresses
         self._loop = asyncio.new_event_loop()
         self._out: set[asyncio.Task[None]] = set()
         self._outbox: dict[AttemptKey, Reply] = {}
@@ -54,7 +58,7 @@ class Calls:
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _open(self) -> None:
-        self._client = await AgentClient().__aenter__()
+        self._client = await AgentClient(self._addresses).__aenter__()
 
     async def _drain(self) -> None:
         while self._out or self._sending or self._outbox:
@@ -87,7 +91,8 @@ class Calls:
         if not self._out or len(self._outbox) >= CHUNK_MAX:
             self._flush()
         elif self._timer is None:
-            self._timer = self._loop.call_later(LINGER_S, self._flush)
+            linger_s = LINGER_S if len(self._out) < BUSY else LINGER_BUSY_S
+            self._timer = self._loop.call_later(linger_s, self._flush)
 
     def _flush(self) -> None:
         if self._timer is not None:

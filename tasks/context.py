@@ -16,6 +16,7 @@ from ledger.registry import Registry, load_registry
 from scheduler.hooks import Hooks, load_hooks
 from scheduler.qos import Qos
 from scheduler.reservations import Reservations
+from tasks.addresses import AddressPolicy
 
 REGISTRY_AGE_S = 1.0  # how old the registry in a worker may be
 # Counts on while the machine sleeps, where the system has such a clock.
@@ -27,6 +28,7 @@ class Context:
 
     lease_margin_s: how long beyond a family's deadline a reservation lives before the sweeper
     takes the attempt for lost.
+    addresses: where agents may live; by default global addresses and loopback.
     clock: seconds since the epoch. Without one, the time is PostgreSQL's, asked for whenever the
     registry is read and counted on from there: a host whose clock is wrong, or jumps, neither
     parks tasks nor takes the claims of others for ended.
@@ -38,11 +40,13 @@ class Context:
         engine: Ledger,
         reservations: Reservations,
         lease_margin_s: float,
+        addresses: AddressPolicy | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.engine = engine
         self.reservations = reservations
         self.lease_margin_s = lease_margin_s
+        self.addresses = addresses or AddressPolicy()
         self._clock = clock or self._shared_s
         self._server_ahead_s: float | None = None  # of STEADY
         self._registry: Registry | None = None

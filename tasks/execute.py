@@ -74,5 +74,5 @@ def _loop() -> Calls:
     if not _calls:
         from tasks.calls import Calls
 
-        _calls.append(Calls(forward))
+        _calls.append(Calls(forward, current().addresses))
     return _calls[0]

@@ -7,6 +7,7 @@ import math
 
 from ledger.errors import BadInput
 from ledger.model import Json
+from tasks.text import printable
 
 DEPTH_MAX = 64  # far below what the interpreter's and PostgreSQL's stacks bear
 
@@ -15,19 +16,37 @@ def parse(text: bytes | str, *, field: str) -> Json:
     """Decode one JSON document.
 
     Raises BadInput naming `field` if it is not UTF-8 JSON, nests deeper than DEPTH_MAX, or
-    holds what PostgreSQL or another JSON reader would refuse: NaN, infinities, NUL characters,
-    lone surrogates.
+    holds what PostgreSQL or another JSON reader would refuse or read otherwise: NaN, infinities,
+    NUL characters, lone surrogates, a key twice in one object.
     """
     try:
-        value = json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+        value = _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
     except RecursionError:
         raise _refused(field, f"nests deeper than {DEPTH_MAX} levels") from None
+    except _Twice as error:
+        raise _refused(field, f"names a key twice in one object: {error}") from None
     except ValueError as error:
         raise _refused(field, f"is not JSON ({error})") from None
     reason = _unfit(value)
     if reason:
         raise _refused(field, reason)
     return value
+
+
+class _Twice(ValueError):
+    """A key stands twice: one reader takes the first value, another the last."""
+
+
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise _Twice(printable(repr(twice), 60))
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _refused(field: str, reason: str) -> BadInput:

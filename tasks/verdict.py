@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -20,6 +21,7 @@ from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
 from ledger.errors import BadInput
 from ledger.model import Family, Json, Outcome, Reply, Verdict
+from scheduler.bounded import Misbehaved, bounded, contained
 from tasks.text import printable
 
 GROUP = "clearlane.validators"
@@ -43,15 +45,59 @@ def judge(family: Family, payload: Json, reply: Reply) -> Verdict:
         return Verdict(passed=False, reason=printable(reason), severe=reply.outcome in SEVERE)
     name = _name(family.validator)
     try:
-        fault = CHECKS[family.validator["type"]](family.validator, payload, reply.output)
-        if fault is not None and not isinstance(fault, str):
-            raise TypeError(f"returned {type(fault).__name__} instead of None or a text")
-    except Exception as error:  # validators are other people's code
-        why = f"validator {name} broke: {type(error).__name__}: {error}"
-        return Verdict(passed=False, reason=printable(why))
+        fault = _fault(family.validator, payload, reply.output)
+    except Misbehaved as error:
+        return Verdict(passed=False, reason=printable(f"validator {name} broke: {error}"))
     if fault is None:
         return Verdict(passed=True, reason=f"passed {name}")
     return Verdict(passed=False, reason=printable(f"{name}: {fault}"), severe=True)
+
+
+FOREIGN = ("json_schema", "python")  # an answer, or their author, decides how long they take
+FIRST_S = 4.0  # for the first check: it imports the validator, or compiles the schema
+CHECK_S = 1.0  # for each further one
+CHECK_MIN_S = 1 / 64
+FAULT_MAX = 1000  # characters of a validator's words
+
+
+@dataclass(slots=True)
+class Allowance:
+    """How long one validator may take: half as long after each time that it took too long.
+
+    A validator that hangs holds up a chunk of any length for a few seconds, not for a second
+    each time. One check that comes to its end restores the allowance.
+    """
+
+    limit_s: float = FIRST_S
+
+
+@lru_cache(maxsize=256)
+def _allowance(_spec: str) -> Allowance:
+    """One for each validator, known by its text."""
+    return Allowance()
+
+
+def _fault(spec: Spec, payload: Json, output: Json) -> str | None:
+    """What is wrong with the output. Raises Misbehaved when the validator does not say."""
+    if spec.get("type") not in FOREIGN:
+        fault: str | None = contained(_checked, spec, payload, output)
+        return fault
+    allowance = _allowance(repr(spec))
+    try:
+        fault = bounded(allowance.limit_s, _checked, spec, payload, output)
+    except Misbehaved as error:
+        if error.over_time:
+            allowance.limit_s = max(CHECK_MIN_S, allowance.limit_s / 2)
+        raise
+    allowance.limit_s = CHECK_S
+    return fault
+
+
+def _checked(spec: Spec, payload: Json, output: Json) -> str | None:
+    fault = CHECKS[spec["type"]](spec, payload, output)
+    if fault is not None and not isinstance(fault, str):
+        raise TypeError(f"returned {type(fault).__name__} instead of None or a text")
+    return fault if fault is None else fault[:FAULT_MAX]
 
 
 LOST = Verdict(passed=False, reason="the worker that held this attempt is gone")
@@ -167,21 +213,28 @@ def _check_schema(schema: Json) -> None:
     if not isinstance(schema, dict | bool):
         raise _bad_schema("is neither an object nor a boolean")
     try:
-        checker: Any = validator_for(schema, default=Draft202012Validator)
+        fault = bounded(FIRST_S, _schema_fault, schema)
+    except Misbehaved as error:  # the library meets a twisted schema with any kind of error
+        raise _bad_schema(f"cannot be used: {error}") from None
+    if fault is not None:
+        raise _bad_schema(fault)
+
+
+def _schema_fault(schema: Json) -> str | None:
+    checker: Any = validator_for(schema, default=Draft202012Validator)
+    try:
         checker.check_schema(schema)
-        root = Resource.from_contents(schema, default_specification=DRAFT202012)
-        _check_references(root, EMPTY_REGISTRY.resolver_with_root(root))
-        _compiled(json.dumps(schema, sort_keys=True)).is_valid(None)  # it does come to an end
-    except BadInput:
-        raise
     except SchemaError as error:
-        raise _bad_schema(f"{error.json_path} {error.message}") from None
-    except Exception as error:  # the library meets a twisted schema with any kind of error
-        raise _bad_schema(f"cannot be used: {type(error).__name__}: {error}") from None
+        return f"{error.json_path} {error.message}"
+    root = Resource.from_contents(schema, default_specification=DRAFT202012)
+    fault = _dangling(root, EMPTY_REGISTRY.resolver_with_root(root))
+    if fault is None:
+        _compiled(json.dumps(schema, sort_keys=True)).is_valid(None)  # it does come to an end
+    return fault
 
 
-def _check_references(schema: Resource[Any], resolver: Any) -> None:
-    """Look up every reference now. Raises BadInput instead of failing a task later."""
+def _dangling(schema: Resource[Any], resolver: Any) -> str | None:
+    """The first reference that leads nowhere: found now, it does not fail a task later."""
     if isinstance(schema.contents, dict):
         for keyword in ("$ref", "$dynamicRef"):
             if keyword in schema.contents:
@@ -189,9 +242,9 @@ def _check_references(schema: Resource[Any], resolver: Any) -> None:
                 try:
                     resolver.lookup(target)
                 except Unresolvable:
-                    raise _bad_schema(f"{keyword} {target} leads nowhere in it") from None
-    for part in schema.subresources():
-        _check_references(part, resolver.in_subresource(part))
+                    return f"{keyword} {target} leads nowhere in it"
+    parts = (_dangling(part, resolver.in_subresource(part)) for part in schema.subresources())
+    return next((fault for fault in parts if fault is not None), None)
 
 
 def _bad_schema(reason: str) -> BadInput:
@@ -217,9 +270,10 @@ def _check_entry(name: Json) -> None:
             f"install the package that has this entry point in {GROUP} (now: {', '.join(known)})",
         )
     try:
-        usable = callable(_installed(name))
-    except Exception as error:  # importing other people's code can fail in any way
-        reason = printable(f"{name} does not load: {type(error).__name__}: {error}")
-        raise BadInput(field, reason, "repair that package") from error
+        usable = callable(bounded(FIRST_S, _installed, name))
+    except Misbehaved as error:  # importing other people's code can fail in any way
+        raise BadInput(
+            field, printable(f"{name} does not load: {error}"), "repair that package"
+        ) from error
     if not usable:
         raise BadInput(field, f"{name} is not callable", "repair that package")

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from tasks.addresses import AddressPolicy
+from tasks.addresses import AddressPolicy, host_refusal
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,30 @@ def test_no_allow_list_opens_what_is_never_allowed() -> None:
     assert policy.refusal("10.0.0.1") is None
     for address in ("169.254.169.254", "fe80::1", "fd00:ec2::254", "100.100.100.200", "0.0.0.0"):
         assert "never" in (policy.refusal(address) or "")
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        *((host, None) for host in ("agent.example", "127.0.0.1", "::1", "8.8.8.8", "0xa.example")),
+        *(
+            (host, None)
+            for host in ("xn--bcher-kva.example", "a1", "1a", "3com.example", "münchen")
+        ),
+        *(
+            (host, "odd spelling")
+            for host in (
+                *("2852039166", "0xa9fea9fe", "0XA9.254.0xa9.1", "0x7f.1", "0177.0.0.1", "127.1"),
+                *("127.0.0.01", "127.0.0.1.", "1.2.3.4.5", "256.1.1.1", "0x", "agent.example.7"),
+                *("\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021", "\u2460"),
+            )
+        ),
+        ("169.254.169.254", "never allowed"),
+        ("::ffff:169.254.169.254", "never allowed"),
+        ("fe80::1%eth0", "never allowed"),
+        ("10.0.0.1", "allow-list"),
+    ],
+)
+def test_a_hosts_spelling_is_plain_or_refused(host: str, words: str | None) -> None:
+    found = host_refusal(host, AddressPolicy())
+    assert found is None if words is None else words in (found or ""), found

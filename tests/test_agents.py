@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 from ledger.errors import InvariantBroken
 from ledger.model import Agent, Outcome, Reply
-from tasks.addresses import AddressPolicy, Resolver
+from tasks.addresses import AddressPolicy
 from tasks.agents import BODY_MAX, AgentClient, retry_after_s
+from tasks.resolver import Resolver
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 AGENT = Agent(id="a", kind="json", url="", y_max=1000, k=1_000_000)

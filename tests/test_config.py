@@ -314,3 +314,19 @@ def test_every_key_is_found_where_it_was_written(tables: list[dict[str, str]]) -
     tomllib.loads(text)
     found = Lines(text)
     assert {path: found.line(path) for path in lines} == lines
+
+
+@pytest.mark.parametrize("host", ["2852039166", "0x7f.1", "0177.0.0.1", "127.1"])
+def test_an_address_in_an_odd_spelling_is_refused(file: Path, host: str) -> None:
+    said = refusal(file, GOOD.replace("127.0.0.1", host, 1))
+    assert f"{host} is an odd spelling of an address" in said
+
+
+def test_an_agent_in_a_network_that_is_opened_is_taken(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = GOOD.replace("127.0.0.1", "10.1.2.3", 1)
+    assert "10.1.2.3 is not a global address" in refusal(file, private)
+    monkeypatch.setenv("CLEARLANE_AGENT_NETWORKS", "10.0.0.0/8")
+    file.write_text(private)
+    assert load_config(file).agents[0].url == "http://10.1.2.3:9001/run"

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
+import structlog.testing
 
 from ledger.model import Agent, Outcome, Reply, Routing, Verdict, Work
 from scheduler.hooks import Hooks, hookimpl, load_hooks
@@ -47,8 +54,8 @@ class Strict:
 
 def hooks(*plugins: object) -> Hooks:
     found = load_hooks(Qos(ROUTING))
-    for plugin in plugins:
-        found._manager.register(plugin)
+    for number, plugin in enumerate(plugins):
+        found.add(f"plugin{number}", lambda plugin=plugin: plugin)  # type: ignore[misc]
     return found
 
 
@@ -164,3 +171,207 @@ def test_a_plug_in_that_returns_nonsense_stops_nobody(answer: object) -> None:
         "on_validate", work=work(), agent=agent(), reply=reply(Outcome.OK), verdict=PASSED
     )
     assert asked == [QualitySample(passed=True, weight=1.0), JUMP]
+
+
+# Plug-ins that mean harm, or are simply broken --------------------------------------------------
+
+
+class Truth:
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+
+class Endless(Sequence[Any]):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: Any) -> Any:
+        return JUMP  # at every index: iterating never ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sly(RiskJump):
+    delta: float = 1.0
+
+
+def quality(**values: Any) -> QualitySample:
+    return QualitySample(**{"passed": True, **values})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [RiskJump(delta=math.nan)],
+        [RiskJump(delta=math.inf)],
+        [RiskJump(delta=-1.0)],
+        [RiskJump(delta="5")],  # type: ignore[arg-type]
+        [RiskJump(delta=True)],
+        [quality(passed=7)],
+        [quality(passed=Truth())],
+        [quality(weight=math.nan)],
+        [quality(weight=None)],
+        [Sly()],
+        [JUMP] * 17,
+        "",
+        b"x",
+    ],
+    ids=repr,
+)
+def test_an_adjustment_that_the_arithmetic_does_not_bear_is_dropped(answer: Any) -> None:
+    asked = hooks(Answers(answer), Answers([JUMP])).adjustments(
+        "on_validate", work=work(), agent=agent(), reply=reply(Outcome.OK), verdict=PASSED
+    )
+    assert asked == [QualitySample(passed=True, weight=1.0), JUMP]
+
+
+class Does:
+    """A plug-in that does the same at every point."""
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self.action = action
+        self.calls = 0
+
+    def act(self) -> Any:
+        self.calls += 1
+        return self.action()
+
+    @hookimpl
+    def before_task(self) -> Any:
+        return self.act()
+
+    @hookimpl
+    def on_validate(self) -> Any:
+        return self.act()
+
+
+def validated(found: Hooks) -> list[Adjustment]:
+    return found.adjustments(
+        "on_validate", work=work(), agent=agent(), reply=reply(Outcome.OK), verdict=PASSED
+    )
+
+
+def vetoed(found: Hooks) -> bool:
+    return any(found.results("before_task", work=work(), agent=agent(), cost_ub=1))
+
+
+def hang() -> None:
+    threading.Event().wait()
+
+
+def leave() -> None:
+    sys.exit("bye")
+
+
+def test_a_plug_in_that_hangs_is_asked_once_and_then_never_again() -> None:
+    bad, good = Does(hang), Does(lambda: None)
+    found = hooks(bad, Strict(), good)
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(50):
+            assert validated(found) == [QualitySample(passed=True), RiskJump(delta=0.5)]
+            assert not vetoed(found)
+    assert bad.calls == 1
+    assert good.calls == 100
+    assert [line["event"] for line in lines] == ["hook plug-in switched off"]
+    first, *others = found.plugins()
+    assert first.name == "plugin0"
+    assert "used up its time; its last call, on_validate, took 1" in first.off
+    assert [plugin.off for plugin in others] == ["", ""]
+
+
+def test_a_point_at_which_only_a_switched_off_plug_in_listened_costs_nothing() -> None:
+    found = hooks(Does(hang))
+    assert found.has("before_task")
+    assert not vetoed(found)
+    assert not found.has("before_task")
+
+
+def test_a_plug_in_that_is_slow_on_average_is_switched_off() -> None:
+    bad = Does(lambda: time.sleep(0.05))
+    found = hooks(bad)
+    for _ in range(100):
+        validated(found)
+    assert bad.calls <= 25
+    assert found.plugins()[0].off
+
+
+def test_a_plug_in_may_be_slow_once() -> None:
+    naps = iter([0.5])
+    found = hooks(Does(lambda: time.sleep(next(naps, 0))))
+    for _ in range(200):
+        validated(found)
+    assert not found.plugins()[0].off
+
+
+@pytest.mark.parametrize("action", [leave, Truth, Endless, lambda: 1 / 0])
+def test_a_plug_in_that_leaves_or_answers_traps_costs_its_own_answer(
+    action: Callable[[], Any],
+) -> None:
+    found = hooks(Does(action), Answers([JUMP]))
+    assert validated(found) == [QualitySample(passed=True), JUMP]
+    assert not vetoed(found)
+
+
+def test_a_plug_in_that_always_fails_does_not_fill_the_log() -> None:
+    found = hooks(Does(lambda: 1 / 0))
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(250):
+            validated(found)
+    assert [line["failures"] for line in lines] == [1, 10, 100]
+    assert found.plugins()[0].failures == 250
+
+
+def test_what_a_plug_in_says_reaches_the_log_without_control_characters() -> None:
+    def fail() -> None:
+        raise ValueError("\x1b[2J\r\n\u202e" + "x" * 10**6)
+
+    with structlog.testing.capture_logs() as lines:
+        validated(hooks(Does(fail)))
+    (line,) = lines
+    assert line["reason"].isprintable()
+    assert line["reason"].startswith("ValueError: ")
+    assert len(line["reason"]) <= 300
+
+
+class Misspelled:
+    @hookimpl
+    def before_tusk(self) -> None:
+        raise AssertionError
+
+
+class Curious:
+    @hookimpl
+    def before_task(self, secret: str) -> None:  # noqa: ARG002
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        (leave, "SystemExit: bye"),
+        (lambda: 1 / 0, "ZeroDivisionError"),
+        (Misspelled, "before_tusk"),
+        (Curious, "secret"),
+    ],
+)
+def test_a_plug_in_that_does_not_load_is_left_out_and_said(
+    load: Callable[[], Any], words: str
+) -> None:
+    found = hooks()
+    with structlog.testing.capture_logs() as lines:
+        found.add("bad", load)
+    found.add("good", Strict)
+    assert [line["event"] for line in lines] == ["hook plug-in not loaded"]
+    assert words in lines[0]["reason"]
+    assert words in found.plugins()[0].off
+    assert vetoed(found) is False
+    assert validated(found) == [QualitySample(passed=True), RiskJump(delta=0.5)]
+
+
+@pytest.mark.parametrize("name", ["qos", "mine"])
+def test_no_plug_in_takes_anothers_name(name: str) -> None:
+    found = hooks()
+    found.add("mine", Strict)
+    with structlog.testing.capture_logs() as lines:
+        found.add(name, lambda: Does(lambda: [JUMP]))
+    assert lines[0]["reason"] == "another one has its name"
+    assert validated(found) == [QualitySample(passed=True), RiskJump(delta=0.5)]

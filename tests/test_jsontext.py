@@ -54,3 +54,13 @@ def test_parse_allows_the_depth_it_names() -> None:
     assert parse("[" * DEPTH_MAX + "]" * DEPTH_MAX, field="x")
     with pytest.raises(BadInput, match="deeper"):
         parse("[" * (DEPTH_MAX + 1) + "]" * (DEPTH_MAX + 1), field="x")
+
+
+def test_a_key_that_stands_twice_is_refused_and_shown_without_control_characters() -> None:
+    assert parse('{"a": {"a": 1}, "b": {"a": 1}}', field="x")
+    for text in ('{"a": 1, "a": 1}', '[{"b": {"\\u0061": 1, "a": 2}}]'):
+        with pytest.raises(BadInput, match="key twice in one object: 'a'"):
+            parse(text, field="x")
+    with pytest.raises(BadInput) as caught:
+        parse('{"\\u001b[2J": 1, "\\u001b[2J": 2}', field="x")
+    assert caught.value.reason.isprintable()

@@ -113,3 +113,22 @@ def test_a_run_file_of_a_dead_supervisor_is_nothing_running(tmp_path: Path) -> N
     run_file(tmp_path, psutil.Process().create_time() - 100)
     with pytest.raises(BadInput, match=r"nothing is running here .* `clearlane up --detach`"):
         running(tmp_path)
+
+
+def test_private_networks_are_opened_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().agent_addresses.refusal("10.1.2.3")
+    monkeypatch.setenv("CLEARLANE_AGENT_NETWORKS", "10.0.0.0/8, fd00::/8")
+    opened = load_settings().agent_addresses
+    for address in ("10.1.2.3", "fd12::1", "127.0.0.1", "8.8.8.8"):
+        assert opened.refusal(address) is None
+    for address in ("192.168.0.1", "169.254.169.254", "fd00:ec2::254"):
+        assert opened.refusal(address)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "10.0.0.0/8,", "home", "10.0.0.0/99"])
+def test_networks_that_are_none_are_refused_by_name(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLEARLANE_AGENT_NETWORKS", text)
+    with pytest.raises(BadInput, match="CLEARLANE_AGENT_NETWORKS"):
+        load_settings()

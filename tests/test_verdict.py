@@ -154,11 +154,21 @@ def test_remote_reference_is_never_fetched() -> None:
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed package of somebody else's validators, most of them bad."""
-    names = ("even", "yes", "crash", "nothing", "absent")
+    names = (
+        *("even", "yes", "crash", "nothing", "absent", "leave", "loud", "unreadable"),
+        "moody",
+    )
     (tmp_path / "their_validators.py").write_text(
         "def even(payload, output): return None if output % 2 == 0 else 'is odd'\n"
         "def yes(payload, output): return True\n"
         "def crash(payload, output): raise RecursionError('too deep')\n"
+        "def leave(payload, output): raise SystemExit(1)\n"
+        "def loud(payload, output): return '\\x1b[2J' + 'x' * 10**8\n"
+        "class Unreadable(Exception):\n"
+        "    def __str__(self): raise self\n"
+        "def unreadable(payload, output): raise Unreadable\n"
+        "def moody(payload, output):\n"
+        "    while output == 'hang': pass\n"
         "nothing = None\n"
     )
     info = tmp_path / "theirs-1.0.dist-info"
@@ -185,6 +195,66 @@ def test_validators_of_others_are_found_and_their_faults_contained() -> None:
         assert by(name, 3)[:2] == (False, False)
         with pytest.raises(BadInput, match=words):
             check_validator({"type": "python", "entry": name})
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_validator_that_leaves_or_shouts_fails_its_own_attempt() -> None:
+    def by(name: str) -> Verdict:
+        return verdict({"type": "python", "entry": name}, 1)
+
+    assert by("leave").reason == "validator leave broke: SystemExit: 1"
+    assert by("unreadable").reason.startswith("validator unreadable broke: Unreadable")
+    assert not by("leave").severe
+    loud = by("loud")
+    assert loud.severe
+    assert loud.reason.startswith("loud: [2Jxxx")
+    assert loud.reason.isprintable()
+    assert len(loud.reason) == 200
+
+
+def nested(depth: int) -> Json:
+    value: Json = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("schema", "output"),
+    [
+        ({"pattern": "^(a+)+$"}, "a" * 60 + "b"),
+        ({"patternProperties": {"(x+x+)+y": {}}}, {"x" * 60: 1}),
+        ({"uniqueItems": True}, [{"n": n} for n in range(30_000)]),
+        ({"anyOf": [{"items": {"$ref": "#"}}] * 2, "type": "array"}, nested(60)),
+    ],
+    ids=["pattern", "patternProperties", "uniqueItems", "recursion"],
+)
+def test_an_answer_that_makes_a_schema_run_for_ever_is_stopped(schema: Json, output: Json) -> None:
+    spec = {"type": "json_schema", "schema": schema}
+    check_validator(spec)
+    verdict(spec, None)  # the first one has more time, to compile
+    found = verdict(spec, output)
+    assert (found.passed, found.severe) == (False, False)
+    assert found.reason.startswith("validator json_schema broke: took longer than")
+    assert verdict({"type": "json_schema", "schema": {"type": "integer"}}, 1).passed
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_validator_that_hangs_has_less_and_less_time_until_it_comes_back() -> None:
+    spec = {"type": "python", "entry": "moody"}
+    assert verdict(spec, "fine").passed
+    limits = [verdict(spec, "hang").reason.split()[-2] for _ in range(8)]
+    assert limits == ["1", "0.5", "0.25", "0.125", "0.0625", "0.0312", "0.0156", "0.0156"]
+    assert verdict(spec, "fine").passed
+    assert verdict(spec, "hang").reason.endswith("took longer than 1 s")
+
+
+def test_a_schema_that_cannot_be_checked_in_time_is_refused() -> None:
+    schema: Json = True
+    for _ in range(40):
+        schema = {"anyOf": [{"not": schema}, {"not": schema}]}
+    with pytest.raises(BadInput, match="validator"):
+        check_validator({"type": "json_schema", "schema": schema})
 
 
 @given(documents, documents)

@@ -19,4 +19,5 @@ def build_context(settings: Settings) -> Context:
         engine=connect_ledger(settings.sqlalchemy_url),
         reservations=Reservations(connect_redis(settings.redis_url)),
         lease_margin_s=settings.lease_margin_s,
+        addresses=settings.agent_addresses,
     )

@@ -9,7 +9,6 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
@@ -19,11 +18,12 @@ from pydantic import ValidationError
 from ledger.errors import BadInput
 from ledger.model import Agent, Family, Json
 from ledger.registry import Client, Wanted
-from tasks.addresses import AddressPolicy
+from tasks.addresses import AddressPolicy, host_refusal
 from tasks.jsontext import parse
 from tasks.text import printable
 from tasks.verdict import check_validator
 from workers.sections import SECTIONS, AgentSection, FamilySection, File, LedgerSection, Section
+from workers.settings import load_settings
 from workers.toml_lines import Lines
 from workers.toml_lines import Path as Place
 
@@ -61,8 +61,9 @@ def load_config(path: Path) -> Wanted:
     except ValidationError as error:
         refuse.first_of(error)
     _check_ids(file, refuse)
+    policy = load_settings().agent_addresses
     for index, agent in enumerate(file.agents):
-        _check_agent(agent, ("agents", index), refuse)
+        _check_agent(agent, ("agents", index), refuse, policy)
     for index, family in enumerate(file.families):
         _check_family(family, ("families", index), refuse)
     return _wanted(file)
@@ -176,8 +177,10 @@ def _check_ids(file: File, refuse: _Refusal) -> None:
             seen[entry.id] = index
 
 
-def _check_agent(agent: AgentSection, place: Place, refuse: _Refusal) -> None:
-    fault = _url_fault(agent)
+def _check_agent(
+    agent: AgentSection, place: Place, refuse: _Refusal, policy: AddressPolicy
+) -> None:
+    fault = _url_fault(agent, policy)
     if fault is not None:
         remedy = "remove it" if agent.kind == "echo" else "use http:// or https:// with a host"
         refuse.at((*place, "url"), fault, remedy)
@@ -190,7 +193,7 @@ def _check_agent(agent: AgentSection, place: Place, refuse: _Refusal) -> None:
             refuse.at((*place, "headers", name), "Clearlane sets this header itself", "remove it")
 
 
-def _url_fault(agent: AgentSection) -> str | None:
+def _url_fault(agent: AgentSection, policy: AddressPolicy) -> str | None:
     """Why this agent cannot be called there, or None."""
     if agent.kind == "echo":
         return None if agent.url in ("", "echo:") else "kind echo is not called"
@@ -205,15 +208,8 @@ def _url_fault(agent: AgentSection) -> str | None:
         return f"{_shown(agent.url)} cannot be called"
     if "@" in parts.netloc:
         return "it holds a user or password, which belong into headers"
-    return _host_fault(parts.hostname)
-
-
-def _host_fault(host: str) -> str | None:
-    try:
-        address = str(ip_address(host))
-    except ValueError:
-        return None  # a name: what it resolves to is checked at every call
-    return AddressPolicy().refusal(address)
+    # A name is taken: what it resolves to is checked at every call.
+    return host_refusal(parts.hostname, policy)
 
 
 def _check_family(family: FamilySection, place: Place, refuse: _Refusal) -> None:

@@ -5,18 +5,23 @@ Row M09.
 
 from __future__ import annotations
 
+import re
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ledger.errors import BadInput
+from tasks.addresses import LOOPBACK, AddressPolicy, Network
 
 PREFIX = "CLEARLANE_"
+SECRETS = Path("/run/secrets")  # where container engines put them: one file a variable
 DATABASE_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 BROKER_SCHEMES = ("redis", "rediss", "unix")
+HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]+\]")
 
 
 class Settings(BaseSettings):
@@ -43,14 +48,29 @@ class Settings(BaseSettings):
     """0: any free port, the same again after a restart when it is still free."""
     flower_port: int = Field(0, ge=0, le=65535)
 
+    gateway_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names besides loopback that a request may ask for; without any, only loopback is checked."""
+    gateway_requests_per_s: int = Field(1000, ge=1, le=1_000_000)
+    """Of one token, at one gateway."""
+    gateway_refusals_per_min: int = Field(60, ge=1, le=1_000_000)
+    """Refused tokens of one address; then unknown tokens from there are not looked up any more."""
+    gateway_waits_max: int = Field(1000, ge=1, le=100_000)
+    """Requests that wait for a task at a time, in all."""
+    gateway_waits_per_token_max: int = Field(200, ge=1, le=100_000)
+
     reserve_workers: int = Field(1, ge=1, le=64)
     execute_workers: int = Field(1, ge=1, le=64)
     validate_workers: int = Field(1, ge=1, le=64)
     commit_workers: int = Field(1, ge=1, le=64)
     control_workers: int = Field(1, ge=1, le=64)
 
+    agent_networks: Annotated[tuple[Network, ...], NoDecode] = ()
+    """Private networks that agents may live in, besides loopback and global addresses."""
+
     lease_margin_s: float = Field(5.0, gt=0, allow_inf_nan=False)
     """How long beyond its family's deadline an attempt lives before it counts as lost."""
+    heartbeat_file: Path | None = None
+    """A worker touches it every two seconds, for `python -m workers.alive worker`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     restart_budget: int = Field(5, ge=1, le=100)
@@ -59,6 +79,29 @@ class Settings(BaseSettings):
     backoff_first_s: float = Field(10.0, gt=0, allow_inf_nan=False)
     """Wait before the second restart; doubles with each further one."""
     backoff_max_s: float = Field(300.0, gt=0, allow_inf_nan=False)
+
+    @field_validator("agent_networks", mode="before")
+    @classmethod
+    def _networks(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        try:
+            return tuple(ip_network(text.strip()) for text in given.split(","))
+        except ValueError:
+            raise ValueError("is not a list of networks, as 10.0.0.0/8,fd00::/8") from None
+
+    @field_validator("gateway_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        names = tuple(name.strip().lower() for name in given.split(","))
+        for name in names:
+            if not HOST.fullmatch(name):
+                raise ValueError(
+                    "is not a list of host names without ports, as a.example,b.example"
+                )
+        return names
 
     @field_validator("database_url")
     @classmethod
@@ -78,6 +121,11 @@ class Settings(BaseSettings):
         return url
 
     @property
+    def agent_addresses(self) -> AddressPolicy:
+        """Where agents may live."""
+        return AddressPolicy(allowed=(*LOOPBACK, *self.agent_networks))
+
+    @property
     def sqlalchemy_url(self) -> str | None:
         """The database's URL in the form SQLAlchemy wants, with psycopg 3 as its driver."""
         return sqlalchemy_url(self.database_url) if self.database_url else None
@@ -91,7 +139,7 @@ def sqlalchemy_url(database_url: str) -> str:
 def load_settings() -> Settings:
     """The settings of this process's environment; BadInput names the first wrong variable."""
     try:
-        return Settings()
+        return Settings(_secrets_dir=SECRETS if SECRETS.is_dir() else None)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise _refusal(str(first["loc"][0]), first["msg"]) from error
