@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from workers import home as homes
 from workers import leftovers
-from workers.cli.stack import down, status
+from workers.cli import main
 from workers.restarts import RestartPolicy, next_start
 
 PROGRAM = str(Path(__file__).with_name("supervised.py"))
@@ -232,6 +232,44 @@ def test_a_process_that_is_never_ready_is_not_left_behind(home: Path, start) -> 
     assert leftovers.of(home) == []
 
 
+def test_a_process_that_a_signal_stopped_is_told_and_restarted(home: Path, start) -> None:
+    start([{"name": "a", "code": FOREVER}], stopped_max_s=2.0)
+    until(lambda: complete(home))
+    old = entry(home, "a")["pid"]
+    os.kill(old, signal.SIGSTOP)
+    until(lambda: entry(home, "a")["state"] == "stopped")
+    assert "stopped by a signal" in entry(home, "a")["reason"]
+    until(lambda: entry(home, "a")["restarts"] == 1 and entry(home, "a")["state"] == "running")
+    assert entry(home, "a")["pid"] != old
+    assert entry(home, "a")["reason"] == ""
+
+
+def test_a_process_that_goes_on_by_itself_is_left_alone(home: Path, start) -> None:
+    start([{"name": "a", "code": FOREVER}], stopped_max_s=1000.0)
+    until(lambda: complete(home))
+    pid = entry(home, "a")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: entry(home, "a")["state"] == "stopped")
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: entry(home, "a")["state"] == "running")
+    assert (entry(home, "a")["pid"], entry(home, "a")["restarts"]) == (pid, 0)
+
+
+def test_a_log_that_grows_while_its_process_runs_is_put_aside(home: Path, start) -> None:
+    count = homes.LOG_BYTES_MAX // 1000 + 100
+    code = f"for n in range({count}): print('x' * 999, flush=True)\n"
+    again = "import time\nwhile True: print('again', flush=True); time.sleep(0.1)"
+    start([{"name": "a", "code": code + again}])
+    path = home / "log" / "a.log"
+    aside = path.with_suffix(".log.1")
+    until(aside.exists)
+    assert aside.stat().st_size > homes.LOG_BYTES_MAX
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    until(lambda: "again" in path.read_text())
+    assert path.stat().st_size < homes.LOG_BYTES_MAX
+    assert path.read_bytes().count(b"\0") == 0  # it appends where the file ends now
+
+
 def test_two_supervisors_never_own_one_home(home: Path, start) -> None:
     first = start([{"name": "a", "code": FOREVER}])
     until(lambda: complete(home))
@@ -268,19 +306,19 @@ def test_down_after_kill_9_leaves_nothing(home: Path, start) -> None:
     until(lambda: complete(home))
     first.kill()
     first.wait()
-    asked = CliRunner().invoke(status, ["--data", str(home)])
+    asked = CliRunner().invoke(main, ["status", "--data", str(home)])
     assert asked.exit_code == 1
     assert "is gone and left 1 processes" in asked.stderr
-    done = CliRunner().invoke(down, ["--data", str(home)])
+    done = CliRunner().invoke(main, ["down", "--data", str(home)])
     assert done.exit_code == 0, done.output
     assert leftovers.of(home) == []
-    assert CliRunner().invoke(down, ["--data", str(home)]).exit_code == 1
+    assert CliRunner().invoke(main, ["down", "--data", str(home)]).exit_code == 1
 
 
 def test_down_ends_a_live_supervisor(home: Path, start) -> None:
     child = start([{"name": "a", "code": FOREVER}])
     until(lambda: complete(home))
-    done = CliRunner().invoke(down, ["--data", str(home)])
+    done = CliRunner().invoke(main, ["down", "--data", str(home)])
     assert done.exit_code == 0, done.output
     assert child.wait(WAIT_S) == 0
     assert leftovers.of(home) == []
@@ -289,7 +327,7 @@ def test_down_ends_a_live_supervisor(home: Path, start) -> None:
 def test_status_shows_the_processes_and_hides_passwords(home: Path, start) -> None:
     start([{"name": "a", "code": FOREVER}])
     until(lambda: complete(home))
-    told = json.loads(CliRunner().invoke(status, ["--data", str(home), "--json"]).stdout)
+    told = json.loads(CliRunner().invoke(main, ["status", "--data", str(home), "--json"]).stdout)
     assert told == {
         "database_url": "postgresql://u:secret@127.0.0.1:1/d",
         "redis_url": "redis://:secret@127.0.0.1:2/0",
@@ -297,13 +335,13 @@ def test_status_shows_the_processes_and_hides_passwords(home: Path, start) -> No
         "flower_url": "http://127.0.0.1:4",
         "processes": [{"name": "a", "pid": entry(home, "a")["pid"], "state": "running"}],
     }
-    shown = CliRunner().invoke(status, ["--data", str(home)]).stdout
+    shown = CliRunner().invoke(main, ["status", "--data", str(home)]).stdout
     assert "secret" not in shown
     assert str(entry(home, "a")["pid"]) in shown
 
 
 def test_status_of_nothing(tmp_path: Path) -> None:
-    asked = CliRunner().invoke(status, ["--data", str(tmp_path / "none"), "--json"])
+    asked = CliRunner().invoke(main, ["status", "--data", str(tmp_path / "none"), "--json"])
     assert asked.exit_code == 1
     assert asked.stdout == ""
     assert "nothing is running" in asked.stderr

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -87,26 +88,69 @@ def test_everything_starts_survives_kill_9_and_leaves_nothing(tmp_path: Path) ->
     assert clearlane("down", "--data", str(home)).returncode == 1
 
 
-def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, servers: Servers) -> None:
     home = str(tmp_path / "home")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
         busy = clearlane("up", "--data", home, CLEARLANE_GATEWAY_PORT=port)
-    assert busy.returncode == 5
+    assert busy.returncode == 2
     assert f"CLEARLANE_GATEWAY_PORT: port {port} is taken" in busy.stderr
+    same = clearlane(
+        "up", "--data", home, CLEARLANE_GATEWAY_PORT="21999", CLEARLANE_FLOWER_PORT="21999"
+    )
+    assert same.returncode == 2
+    assert "CLEARLANE_FLOWER_PORT: port 21999 is that of the gateway" in same.stderr
     away = clearlane("up", "--data", home, DATABASE_URL="postgresql://u:hidden@127.0.0.1:1/d")
-    assert away.returncode == 5
+    assert away.returncode == 1
     assert "DATABASE_URL: the server does not answer" in away.stderr
     (tmp_path / "file").touch()
     closed = clearlane("up", "--data", str(tmp_path / "file" / "home"))
-    assert closed.returncode == 5
-    for refused in (busy, away, closed):
+    assert closed.returncode == 2
+    unknown = clearlane("up", "--fleet", "none such")
+    assert unknown.returncode == 2
+    for refused in (busy, same, away, closed, unknown):
         assert refused.stderr.count("\n") == 1, refused.stderr
         assert "hidden" not in refused.stderr
-    assert clearlane("up", "--fleet", "none such").returncode == 2
     assert leftovers.of(tmp_path / "home") == []
+
+
+def test_a_server_that_answers_and_refuses_is_told_from_one_that_is_away(
+    tmp_path: Path, servers: Servers
+) -> None:
+    at = urlsplit(servers.database_url)
+    redis_at = urlsplit(servers.redis_url)
+    wrong: list[tuple[dict[str, str], str]] = [
+        (
+            {
+                "DATABASE_URL": f"postgresql://{at.username}:hidden@127.0.0.1:{at.port}/{at.path[1:]}"
+            },
+            "DATABASE_URL: the server answers and does not let us in: ",
+        ),
+        (
+            {"DATABASE_URL": f"{servers.database_url}_none"},
+            "DATABASE_URL: the server answers and has no such database: ",
+        ),
+        (
+            {"REDIS_URL": f"redis://:hidden@127.0.0.1:{redis_at.port}/0"},
+            "REDIS_URL: the server answers and does not let us in: ",
+        ),
+        (
+            {"REDIS_URL": f"redis://127.0.0.1:{redis_at.port}/0"},
+            "REDIS_URL: the server answers and does not let us in: ",
+        ),
+        (
+            {"REDIS_URL": servers.redis_url.replace("/0", "/99")},
+            "REDIS_URL: the server answers and has no such database: ",
+        ),
+    ]
+    for env, said in wrong:
+        refused = clearlane("up", "--data", str(tmp_path / "home"), **env)
+        assert refused.returncode == 2, refused.stderr
+        assert refused.stderr.startswith(f"clearlane: {said}"), refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert "hidden" not in refused.stderr
 
 
 def test_down_leaves_a_strange_directory_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import FrameType
 
@@ -23,6 +23,8 @@ from ledger.listen import Listener
 from ledger.model import Agent
 from ledger.registry import Registry
 from scheduler.pool import MT, Pool
+from scheduler.queues import depths
+from scheduler.reservations import connect
 from tasks.context import Context, bind
 from tasks.messages import RESERVE, send
 from workers.bootstrap import build_context
@@ -33,6 +35,9 @@ LOOK_S = 1.0  # the longest it goes without looking, whatever it was told
 HOLD_AGE_S = 0.25  # how old its idea of the fleet may be
 CLAIM_MAX = 512  # tasks in one claim
 OUTAGE_S = 1.0  # pause while a server is away
+STEPS = ("reserve", "execute", "validate", "commit")  # the queues of a task's way
+LINE_MAX = 4  # messages that wait for a worker before tasks gather instead
+GATHER_S = 0.004
 
 log = structlog.get_logger()
 
@@ -51,10 +56,14 @@ def seats(agent: Agent, pool: Pool | None, size_min: int, now_ms: int) -> int:
 
 
 class Dispatcher:
-    """One loop. `stop` may be called from a signal handler."""
+    """One loop. `stop` may be called from a signal handler.
 
-    def __init__(self, context: Context) -> None:
+    line: how many messages wait for a worker now. Raises Unavailable.
+    """
+
+    def __init__(self, context: Context, line: Callable[[], int]) -> None:
         self._context = context
+        self._line = line
         self._hold = 0
         self._hold_at = -HOLD_AGE_S
         self._unsent: Sequence[Claim] = ()
@@ -93,6 +102,17 @@ class Dispatcher:
             # A claim that was not full took all there was, or all there was room for.
             if len(claims) < CLAIM_MAX:
                 listener.wait(self._pause_s(now))
+            if claims:
+                self._gather()
+
+    def _gather(self) -> None:
+        """Leave tasks in the waiting room while workers have enough to do.
+
+        A message costs the same whatever it carries: under load many small ones would only queue
+        up, and every task would wait behind all of them.
+        """
+        while not self._stopping and self._line() >= LINE_MAX:
+            time.sleep(GATHER_S)
 
     def _send(self, claims: Sequence[Claim]) -> None:
         # Kept until the broker has them: a claim that nobody hears of blocks its task for as long
@@ -140,7 +160,8 @@ def main() -> int:
         log.error("cannot start", reason=str(error))
         return 2
     bind(context)
-    dispatcher = Dispatcher(context)
+    broker = connect(str(settings.celery_broker_url))
+    dispatcher = Dispatcher(context, lambda: sum(depths(broker, STEPS).waiting.values()))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, dispatcher.stop)
     log.info("dispatcher ready")

@@ -17,6 +17,7 @@ class RestartPolicy:
     window_s: float = 600.0
     first_s: float = 10.0  # pause before the second restart; doubles with each further one
     max_s: float = 300.0
+    stopped_max_s: float = 60.0  # a process that a signal has stopped for so long is killed
 
 
 def next_start(history: Sequence[float], now: float, policy: RestartPolicy) -> float | None:

@@ -100,7 +100,7 @@ def postgres(home: Path) -> Server:
     settings = [f"--{name}={value}" for name, value in POSTGRES_SETTINGS.items()]
     process = Process(
         name="postgres",
-        argv=(_binary("postgres"), "-D", str(data), "-p", str(port), *settings),
+        argv=(binary("postgres"), "-D", str(data), "-p", str(port), *settings),
         env=_environment(home),
         user=user,
         ready=partial(probes.database_ready, url),
@@ -164,12 +164,12 @@ def _create_cluster(home: Path, password: str, user: str | None) -> None:
     users.own(password_file, user)
     try:
         _run(
-            [_binary("initdb"), "-D", str(fresh), f"--pwfile={password_file}", *INITDB_OPTIONS],
+            [binary("initdb"), "-D", str(fresh), f"--pwfile={password_file}", *INITDB_OPTIONS],
             home=home,
             user=user,
         )
         _run(
-            [_binary("postgres"), "--single", "-D", str(fresh), "postgres"],
+            [binary("postgres"), "--single", "-D", str(fresh), "postgres"],
             home=home,
             user=user,
             text=f"CREATE DATABASE {DATABASE};\n",
@@ -217,7 +217,8 @@ def _own_directory(path: Path, user: str | None) -> None:
     users.own(path, user)
 
 
-def _binary(name: str) -> str:
+def binary(name: str) -> str:
+    """Where a program of the embedded PostgreSQL lies. Raises Unavailable without the package."""
     return str(_package() / f"pginstall{POSTGRES_MAJOR}" / "bin" / name)
 
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ledger.errors import Unavailable
+from ledger.errors import BadInput, Unavailable
 from workers import home as homes
 from workers import probes, servers
+from workers.probes import Fault, Refusal
 from workers.process import Process
 from workers.restarts import RestartPolicy
 from workers.settings import Settings
@@ -28,6 +29,10 @@ POOLS = ("reserve", "execute", "validate", "commit", "control")
 """Celery queues; each has workers of its own, so that a slow step never holds up another."""
 
 EXTERNAL_TIMEOUT_S = 5.0
+REFUSED = {
+    Fault.PASSWORD: ("the server answers and does not let us in", "correct user and password"),
+    Fault.DATABASE: ("the server answers and has no such database", "create it, or correct it"),
+}
 FLOWER_SAVE_MS = 60_000
 FLOWER_TASKS_MAX = 20_000
 
@@ -54,6 +59,7 @@ def plan(
     not started but has to answer: Unavailable says which does not.
     """
     # What may be refused comes first: nothing was made then.
+    _check_ports(settings)
     _check_given(settings)
     gateway_port = homes.port(home, "gateway", settings.gateway_port)
     flower_port = homes.port(home, "flower", settings.flower_port)
@@ -87,31 +93,46 @@ def policy(settings: Settings) -> RestartPolicy:
     )
 
 
+def _check_ports(settings: Settings) -> None:
+    if settings.gateway_port and settings.gateway_port == settings.flower_port:
+        raise BadInput(
+            "CLEARLANE_FLOWER_PORT",
+            f"port {settings.flower_port} is that of the gateway, CLEARLANE_GATEWAY_PORT",
+            "choose another port, or 0 for any free one",
+        )
+
+
 def _check_given(settings: Settings) -> None:
     if settings.database_url:
-        _require("DATABASE_URL", partial(probes.database_ready, settings.database_url))
+        _require("DATABASE_URL", partial(probes.database_refusal, settings.database_url))
     if settings.redis_url:
-        _require("REDIS_URL", partial(probes.redis_ready, settings.redis_url))
+        _require("REDIS_URL", partial(probes.redis_refusal, settings.redis_url))
     if settings.celery_broker_url and settings.celery_broker_url != settings.redis_url:
-        _require("CELERY_BROKER_URL", partial(probes.redis_ready, settings.celery_broker_url))
+        _require("CELERY_BROKER_URL", partial(probes.redis_refusal, settings.celery_broker_url))
 
 
-def _require(name: str, ready: Callable[[], Awaitable[str | None]]) -> None:
+def _require(name: str, ask: Callable[[], Awaitable[Refusal | None]]) -> None:
     """Wait a moment for a server that is not ours; it may be starting beside us."""
 
-    async def answered() -> str | None:
+    async def answered() -> Refusal | None:
         deadline = time.monotonic() + EXTERNAL_TIMEOUT_S
-        while (reason := await ready()) is not None and time.monotonic() < deadline:
+        while (refusal := await ask()) is not None and refusal.fault is Fault.AWAY:
+            if time.monotonic() >= deadline:
+                break
             await asyncio.sleep(0.2)
-        return reason
+        return refusal
 
-    reason = asyncio.run(answered())
-    if reason is not None:
+    refusal = asyncio.run(answered())
+    if refusal is None:
+        return
+    if refusal.fault is Fault.AWAY:
         raise Unavailable(
             name,
-            f"the server does not answer: {reason}",
+            f"the server does not answer: {refusal.reason}",
             "start it, correct its address, or unset it for an embedded server",
         )
+    said, remedy = REFUSED[refusal.fault]
+    raise BadInput(name, f"{said}: {refusal.reason}", remedy)
 
 
 def _environment(home: Path, addresses: Addresses, broker_url: str) -> Mapping[str, str]:

@@ -25,15 +25,17 @@ import structlog
 from ledger.errors import ClearlaneError, InvariantBroken
 from workers import home as homes
 from workers import leftovers
-from workers.process import Process, Ready
+from workers.process import Process
+from workers.readiness import await_ready, exit_words
 from workers.restarts import RestartPolicy, next_start
+from workers.tending import Standstill, rotate
 from workers.users import identity
 
 LOG_TAIL_LINES = 15
 LOG_TAIL_BYTES = 64 * 1024
 STRAYS_TIMEOUT_S = 2.0  # for what a process started and left behind when it ended itself
-POLL_S = 0.05
-PROBE_TIMEOUT_S = 10.0
+SUPERVISOR_LOG = "supervisor"  # what `up --detach` says
+TEND_S = 1.0  # between two looks at logs and at processes that stand still
 
 log = structlog.get_logger()
 
@@ -54,7 +56,7 @@ class State(StrEnum):
     RUNNING = "running"  # it answered its readiness check
     WAITING = "waiting"  # it died and pauses before its next start
     FAILED = "failed"  # its restart budget is spent: it stays down until the next `up`
-    STOPPED = "stopped"
+    STOPPED = "stopped"  # by a signal while it ran; or by us, at the end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +133,7 @@ class Supervisor:
             numbers.append(signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, self._on_signal)
+        tending = asyncio.create_task(self._tend())
         try:
             if await self._until_stop(self._start()):
                 self._complete = True
@@ -140,6 +143,7 @@ class Supervisor:
                 if await self._until_stop(asyncio.gather(*self._keepers.values())):
                     await self._stop.wait()
         finally:
+            tending.cancel()
             await self._stop_all()
             (self._home / homes.RUN).unlink(missing_ok=True)
             for number in numbers:
@@ -188,7 +192,7 @@ class Supervisor:
             code = await child.wait()
             _kill_group(child.pid)
             del self._children[process.name]  # its pid may soon be somebody else's
-            reason = f"ended with {_exit(code)}"
+            reason = f"ended with {exit_words(code)}"
             while True:
                 pause_s = next_start(starts, time.monotonic(), self._policy)
                 if pause_s is None:
@@ -204,6 +208,38 @@ class Supervisor:
                 if failure is None:
                     break
                 reason = failure
+
+    async def _tend(self) -> None:
+        """Keep logs within bounds, and end what a signal has stopped for too long."""
+        still = Standstill()
+        while True:
+            await asyncio.sleep(min(TEND_S, self._policy.stopped_max_s))
+            for log_name in [*self._statuses, SUPERVISOR_LOG]:
+                path = self._home / "log" / f"{log_name}.log"
+                if await asyncio.to_thread(rotate, path):
+                    self._log_from[log_name] = 0
+            pids = {child.pid: name for name, child in self._children.items()}
+            halted = await asyncio.to_thread(still.look, set(pids))
+            for pid, name in pids.items():
+                self._judge_halt(name, pid, halted.get(pid))
+
+    def _judge_halt(self, name: str, pid: int, halted_s: float | None) -> None:
+        """Say that a process stands still, or runs again; kill it, and its keeper restarts it."""
+        status, child = self._statuses[name], self._children.get(name)
+        if child is None or child.pid != pid or status.state not in (State.RUNNING, State.STOPPED):
+            return
+        if halted_s is None:
+            if status.state is State.STOPPED:
+                self._set(replace(status, state=State.RUNNING, reason=""))
+            return
+        most_s = self._policy.stopped_max_s
+        if status.state is State.RUNNING:
+            log.warning("process stopped by a signal", name=name, pid=pid, restart_s=most_s)
+            reason = f"stopped by a signal; it is restarted after {most_s:g} s of that"
+            self._set(replace(status, state=State.STOPPED, reason=reason))
+        if halted_s >= most_s:
+            log.warning("process killed", name=name, reason="it stood still for too long")
+            _kill_group(pid)
 
     async def _launch(self, process: Process) -> str | None:
         """Start a process and wait until it is ready; else end it and say why."""
@@ -222,7 +258,7 @@ class Supervisor:
                     created=psutil.Process(child.pid).create_time(),
                 )
             )
-        reason = await _await_ready(process, child)
+        reason = await await_ready(process, child)
         if reason is None:
             self._set(replace(self._statuses[process.name], state=State.RUNNING, reason=""))
             return None
@@ -327,35 +363,6 @@ class Supervisor:
             log.error("run file not written", reason=str(error))
 
 
-async def _await_ready(process: Process, child: Child) -> str | None:
-    """None once the process is ready; else why it is not, after its death or its timeout."""
-    exit_ = asyncio.ensure_future(child.wait())
-    deadline = time.monotonic() + process.ready_timeout_s
-    try:
-        if process.ready is None:
-            await asyncio.wait({exit_}, timeout=process.settle_s)
-        while not exit_.done():
-            reason = None if process.ready is None else await _ask(process.ready)
-            if reason is None:
-                return None
-            if time.monotonic() > deadline:
-                return f"not ready after {process.ready_timeout_s:g} s: {reason}"
-            await asyncio.wait({exit_}, timeout=POLL_S)
-        return f"ended with {_exit(exit_.result())}"
-    finally:
-        exit_.cancel()
-
-
-async def _ask(ready: Ready) -> str | None:
-    """One try of a readiness check, bounded. A faulty check is a failed one: the rest lives on."""
-    try:
-        return await asyncio.wait_for(ready(), PROBE_TIMEOUT_S)
-    except TimeoutError:
-        return "no answer"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
-
 async def _all_or_first_error(work: Sequence[Awaitable[None]]) -> None:
     """Run all at once; the first failure cancels the rest and is raised as it is."""
     tasks = [asyncio.ensure_future(item) for item in work]
@@ -371,12 +378,6 @@ def _kill_group(pid: int) -> None:
     """Kill what is left of a session: its leader's pid is its group's number."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def _exit(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    return f"signal {signal.Signals(-code).name}"
 
 
 def _tail(path: Path, start: int) -> str:

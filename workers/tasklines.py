@@ -5,6 +5,7 @@ Rows M03, C10.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -47,15 +48,18 @@ def read_lines(
 ) -> tuple[list[Submission], list[BadInput]]:
     """The tasks of a file, and what is wrong with its lines: (name:line: field, reason, remedy).
 
-    Blank lines are skipped. A line without a key gets `<key>:<line>`, where `<key>` is the one
-    of `defaults` or the beginning of the file's SHA-256: a file that was submitted halfway can be
-    submitted again, and nothing is accepted twice.
+    Blank lines and the mark that some editors put in front of UTF-8 are skipped. A line without a
+    key gets `<key>:<line>`, where `<key>` is the one of `defaults` or the beginning of the file's
+    SHA-256: a file that was submitted halfway can be submitted again, and nothing is accepted
+    twice. Raises BadInput for a file in another encoding.
     """
+    _check_encoding(name, data)
     prefix = defaults.key or hashlib.sha256(data).hexdigest()[:DIGEST]
     found: list[Submission] = []
     faults: list[BadInput] = []
     lines: dict[str, int] = {}  # where each key was given
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    lines_of = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    for number, line in enumerate(lines_of, start=1):
         if not line.strip():
             continue
         try:
@@ -71,6 +75,12 @@ def read_lines(
         lines[key] = number
         found.append(replace(item, idempotency_key=key))
     return found, faults
+
+
+def _check_encoding(name: str, data: bytes) -> None:
+    """UTF-16 and UTF-32 begin with a mark of their own."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)):
+        raise BadInput(name, "it is written in UTF-16 or UTF-32", "save it as UTF-8")
 
 
 def at(place: str, error: BadInput) -> BadInput:

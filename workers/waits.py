@@ -1,18 +1,26 @@
-"""Why a task has not ended yet, in words for people who want to know what to do."""
+"""Why a task has not ended yet, in words for people who want to know what to do.
+
+The router itself is asked (`scheduler.explain`), on what it would see now; nothing is reserved.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from ledger import attempts
-from ledger.model import AttemptKey, SagaState, Wait
+from ledger import accounts, attempts
+from ledger.db import instant
+from ledger.model import AttemptKey, SagaState, Wait, Work
 from ledger.money import show_b
+from scheduler.explain import Obstacle, Opinion, first_choice, opinions
+from scheduler.reservations import Credit
+from scheduler.router import Board, Seat
 from scheduler.saga import Saga
 from tasks.context import Context
-from workers.prices import PriceRow, price_list
+from workers.obstacles import counted, words_of
+from workers.prices import _standings
 
 NAMED_MAX = 5  # agents told one by one
 
@@ -22,31 +30,143 @@ STEPS = {
     SagaState.SUCCEEDED: "has answered well: it is being settled",
     SagaState.FAILED: "has failed it: it is being taken back",
 }
+UNFIT = {
+    Obstacle.SUSPENDED,
+    Obstacle.TOOLS,
+    Obstacle.DOMAIN,
+    Obstacle.REGION,
+    Obstacle.TOO_SMALL,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Why:
-    """Why a task waits, and the price at which it is in flight, if it is."""
+    """Why a task waits.
+
+    quoted_ub: the price at which it is in flight, if it is. agents: what the router makes of
+    each now, in the order of the registry; empty while an attempt is in flight.
+    """
 
     words: str
     quoted_ub: int | None = None
+    agents: tuple[Opinion, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Situation:
+    """All that a reason is told from."""
+
+    task: Mapping[str, Any]
+    agents: tuple[Opinion, ...]
+    credit: Credit
+    settled_ub: int  # balance and quota
+    now: datetime
 
 
 def explain(context: Context, task: Mapping[str, Any]) -> Why:
-    """The reason behind `task`, a row of `ledger.intake.task_row` in state INIT."""
-    wait = Wait(task["wait"])
-    if wait is Wait.DISPATCH:
-        return Why(words="it is ready; the dispatcher takes it as soon as the fleet has room")
-    if wait is Wait.ATTEMPT:
+    """The reason behind `task`, a row of `ledger.intake.task_row` in state INIT.
+
+    Raises Unavailable when PostgreSQL or Redis is away.
+    """
+    tried = _tried(task.get("attempts", ()))
+    if Wait(task["wait"]) is Wait.ATTEMPT:
         (saga,) = context.reservations.read([AttemptKey(str(task["id"]), task["attempt"])])
-        return _in_flight(task, saga)
-    rows = price_list(context, task["size"], task["family"])
-    fit = [row for row in rows if row.state not in ("unfit", "suspended")]
-    if wait is Wait.CREDIT:
-        return Why(words=_credit(context, task["client"], fit))
-    if wait is Wait.NO_AGENT:
-        return Why(words=f"no agent may take it: {_agents(rows)}")
-    return Why(words=f"no agent had room for {task['size']} tokens: {_agents(fit)}")
+        flight = _in_flight(task, saga)
+        return Why(words=flight.words + tried, quoted_ub=flight.quoted_ub)
+    seen = _situation(context, task)
+    return Why(words=_reason(context, seen) + _again(seen) + tried, agents=seen.agents)
+
+
+def _situation(context: Context, task: Mapping[str, Any]) -> _Situation:
+    """The router's board as it is now. What is reserved is read before the balances: a settlement
+    in between then counts twice for a moment, never not at all."""
+    registry, now_ms, client = context.registry(), context.now_ms(), task["client"]
+    _, credits = context.reservations.look([], [client])
+    settled_ub = attempts.spendable_ub(context.engine, [client])[client]
+    hooks = context.hooks
+    board = Board(
+        seats={
+            name: Seat.open(registry.agents[name], pool, judged, registry.routing, now_ms)
+            for name, (pool, judged) in _standings(context, registry, now_ms).items()
+        },
+        balance_ub={client: settled_ub},
+        spendable_ub={client: settled_ub - credits[client].reserved_ub},
+        families=registry.families,
+        routing=registry.routing,
+        now_ms=now_ms,
+        veto=lambda work, agent, cost_ub: any(
+            hooks.results("before_task", work=work, agent=agent, cost_ub=cost_ub)
+        ),
+    )
+    return _Situation(
+        task=task,
+        agents=tuple(sorted(opinions(_work(task), board), key=lambda item: item.agent.id)),
+        credit=credits[client],
+        settled_ub=settled_ub,
+        now=context.now(),
+    )
+
+
+def _work(task: Mapping[str, Any]) -> Work:
+    return Work(
+        key=AttemptKey(str(task["id"]), max(1, task["attempt"])),
+        client=task["client"],
+        client_owner="",  # not in the row, and the router's own rules do not ask for it
+        family=task["family"],
+        size=task["size"],
+        avoid=task["avoid"],
+    )
+
+
+def _reason(context: Context, seen: _Situation) -> str:
+    match Wait(seen.task["wait"]):
+        case Wait.DISPATCH:
+            return _dispatch(seen)
+        case Wait.CREDIT:
+            return _credit(context, seen)
+        case Wait.NO_AGENT:
+            return f"no agent may take it: {_agents(seen, seen.agents)}"
+        case Wait.COOLDOWN:
+            return f"every agent that could take it rests: {_agents(seen, _fit(seen))}"
+        case _:
+            return f"no agent had room for {seen.task['size']} tokens: {_agents(seen, _fit(seen))}"
+
+
+def _dispatch(seen: _Situation) -> str:
+    ready = "it is ready; the dispatcher takes it as soon as the fleet has room"
+    first = first_choice(seen.agents)
+    if first is None:
+        return f"{ready}, but nobody could have it now: {_agents(seen, seen.agents)}"
+    return f"{ready}; first choice now: {words_of(first, first, seen.now)}"
+
+
+def _fit(seen: _Situation) -> list[Opinion]:
+    """Those whose constraints allow the task, the others will not help by ending something; all
+    of them when it has become impossible meanwhile."""
+    return [item for item in seen.agents if not UNFIT & set(item.obstacles)] or [*seen.agents]
+
+
+def _credit(context: Context, seen: _Situation) -> str:
+    client = seen.task["client"]
+    spendable_ub = seen.settled_ub - seen.credit.reserved_ub
+    account = accounts.account(context.engine, f"client:{client}", limit=1)
+    said = (
+        f"client {client} can spend {show_b(spendable_ub)} B "
+        f"(balance {show_b(account['balance_ub'])} B, quota {show_b(account['quota_ub'])} B, "
+        f"{show_b(seen.credit.reserved_ub)} B held by what is in flight)"
+    )
+    able = [i for i in _fit(seen) if i.price and set(i.obstacles) <= {Obstacle.CREDIT}]
+    if not able:
+        return f"{said}, and no agent has room: {_agents(seen, _fit(seen))}"
+    least = min(able, key=lambda item: item.price.cost_ub if item.price else 0)
+    cost_ub = least.price.cost_ub if least.price else 0
+    short_ub = cost_ub - spendable_ub
+    lacking = (
+        f"{show_b(short_ub)} B are missing: earn them, raise the quota, or submit a smaller size"
+        if short_ub > 0
+        else "that is enough now"
+    )
+    return f"{said} and the lowest price is {show_b(cost_ub)} B now ({least.agent.id}); {lacking}"
 
 
 def _in_flight(task: Mapping[str, Any], saga: Saga | None) -> Why:
@@ -56,24 +176,27 @@ def _in_flight(task: Mapping[str, Any], saga: Saga | None) -> Why:
     return Why(words=words, quoted_ub=saga.cost_ub)
 
 
-def _credit(context: Context, client: str, fit: list[PriceRow]) -> str:
-    # In this order: a settlement in between then counts twice for a moment, never not at all.
-    _, credits = context.reservations.look([], [client])
-    left_ub = attempts.spendable_ub(context.engine, [client])[client]
-    left_ub -= credits[client].reserved_ub
-    costs = [row.cost_ub for row in fit if row.cost_ub is not None]
-    lowest = f"the lowest price is {show_b(min(costs))} B now" if costs else "no agent has room"
-    return f"client {client} can spend {show_b(left_ub)} B and {lowest}"
+def _again(seen: _Situation) -> str:
+    """When the dispatcher will look at it again."""
+    wait_s = (seen.task["ready_at"] - seen.now).total_seconds()
+    at = instant(int(seen.task["ready_at"].timestamp() * 1000))
+    return f"; looked at again in {wait_s:.1f} s ({at:%H:%M:%S}Z)" if wait_s > 0 else ""
 
 
-def _agents(rows: list[PriceRow]) -> str:
+def _tried(tried: Sequence[Mapping[str, Any]]) -> str:
+    """How it was tried so far, in short."""
+    if not tried:
+        return ""
+    last = [f"{item['agent'] or 'no agent'} {item['outcome']}" for item in tried[-NAMED_MAX:]]
+    before = f"{len(tried) - NAMED_MAX} more, then " if len(tried) > NAMED_MAX else ""
+    return f"; tried before: {before}{', '.join(last)}"
+
+
+def _agents(seen: _Situation, some: Sequence[Opinion]) -> str:
     """Each agent's situation now; of a large fleet how many stand in which."""
-    if not rows:
-        return "there is none that fits"
-    if len(rows) <= NAMED_MAX:
-        return "; ".join(
-            f"{row.agent} is {row.state}{f' ({row.reason})' if row.reason else ' now'}"
-            for row in rows
-        )
-    counts = Counter(row.state for row in rows)
-    return ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    if not some:
+        return "there is none; `clearlane agents add` adds one"
+    if len(some) > NAMED_MAX:
+        return counted(some)
+    first = first_choice(seen.agents)
+    return "; ".join(words_of(item, first, seen.now) for item in some)

@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "up": "workers.cli.stack:up",
     "down": "workers.cli.stack:down",
     "status": "workers.cli.stack:status",
+    "doctor": "workers.cli.doctor:doctor",
     "demo": "workers.cli.demo:demo",
     "apply": "workers.cli.apply:apply",
     "migrate": "workers.cli.migrate:migrate",
@@ -31,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "agents": "workers.cli.agents:agents",
     "prices": "workers.cli.agents:prices",
     "ledger": "workers.cli.ledger:ledger",
+    "tokens": "workers.cli.tokens:tokens",
 }
 """Name to `module:attribute`, in the order of `--help`."""
 
@@ -54,16 +56,38 @@ class Clearlane(click.Group):
         found: click.Command = getattr(import_module(module), attribute)
         return found
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read what comes before the command's name."""
+        try:
+            return super().make_context(*args, **extra)
+        except click.UsageError as error:
+            raise _wrong_usage(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; end with the exit code that its error stands for."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _wrong_usage(error) from error
         except KeyboardInterrupt:
             say("interrupted")
             ctx.exit(INTERRUPTED)
         except ClearlaneError as error:
             say(str(error))
             ctx.exit(exit_code(error))
+        except PermissionError as error:
+            say(f"permission denied: {error}; run it as the user who ran `up`")
+            ctx.exit(REFUSED)
+
+
+def _wrong_usage(error: click.UsageError) -> click.ClickException | click.exceptions.Exit:
+    """The end of a command that was called wrongly; a group called alone shows its commands."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error
+    from workers.cli.usage import in_one_line
+
+    say(in_one_line(error))
+    return click.exceptions.Exit(WRONG_USAGE)
 
 
 def exit_code(error: ClearlaneError) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -14,25 +13,25 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 import psutil
 
-from ledger.errors import ClearlaneError
 from workers import home as homes
 from workers import leftovers
+from workers.cli import FAILED, INTERRUPTED, say
 from workers.locate import live_run
 from workers.process import Process
 from workers.settings import Settings, load_settings
-from workers.supervisor import StartFailed, State, Status, Supervisor
+from workers.supervisor import State, Status, Supervisor
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-FAILED, REFUSED, INTERRUPTED = 1, 5, 130
 STOP_TIMEOUT_S = 120.0
 POLL_S = 0.1
 
@@ -62,23 +61,6 @@ class Wiring:
 _pass_wiring = click.make_pass_decorator(Wiring)
 
 
-def _refusing(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn our errors into one clear line and an exit code."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except StartFailed as error:
-            _fail(str(error), FAILED)
-        except ClearlaneError as error:
-            _fail(str(error), REFUSED)
-        except (PermissionError, psutil.AccessDenied) as error:
-            _fail(f"permission denied: {error}; run it as the user who ran `up`", REFUSED)
-
-    return wrapped
-
-
 @click.command()
 @_data_option
 @click.option(
@@ -95,7 +77,6 @@ def _refusing(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--detach", is_flag=True, help="Return when everything is ready.")
 @_pass_wiring
-@_refusing
 def up(wiring: Wiring, data: Path | None, fleet: str, config: Path | None, detach: bool) -> None:
     """Start everything and keep it running.
 
@@ -116,7 +97,6 @@ def up(wiring: Wiring, data: Path | None, fleet: str, config: Path | None, detac
 
 @click.command()
 @_data_option
-@_refusing
 def down(data: Path | None) -> None:
     """Stop everything, also what a killed supervisor left behind."""
     home = (data or load_settings().data).expanduser().resolve()
@@ -138,7 +118,6 @@ def down(data: Path | None) -> None:
 @click.command()
 @_data_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, passwords included.")
-@_refusing
 def status(data: Path | None, as_json: bool) -> None:
     """Show the addresses and the processes."""
     home = (data or load_settings().data).expanduser().resolve()
@@ -152,9 +131,12 @@ def status(data: Path | None, as_json: bool) -> None:
         return
     from rich.table import Table
 
+    from workers.gateway.local import FILE as TOKEN_FILE
+
     console = _console()
     for name in ("gateway_url", "flower_url", "database_url", "redis_url"):
         console.print(f"{name.removesuffix('_url'):9} {_masked(run[name])}")
+    console.print(f"token     {home / TOKEN_FILE}", markup=False)
     table = Table("process", "pid", "state", "restarts", "reason", box=None, pad_edge=False)
     for entry in run["processes"]:
         state, pid = entry["state"], entry["pid"]
@@ -167,6 +149,8 @@ def status(data: Path | None, as_json: bool) -> None:
 def _foreground(
     settings: Settings, home: Path, wiring: Wiring, fleet: str, config: Path | None
 ) -> None:
+    from workers.gateway.local import FILE as TOKEN_FILE
+    from workers.gateway.local import keep_token
     from workers.logs import configure_logs
     from workers.stack import plan, policy
 
@@ -180,6 +164,7 @@ def _foreground(
         for path in configurations:
             for change in wiring.configure(database_url, path):
                 console.print(change, markup=False)
+        keep_token(database_url, home, datetime.now(UTC))
 
     def report(status: Status) -> None:
         if status.state is State.RUNNING:
@@ -202,6 +187,7 @@ def _foreground(
 
         def on_ready() -> None:
             console.print(f"gateway      {stack.addresses.gateway_url}")
+            console.print(f"token        {home / TOKEN_FILE}", markup=False)
             console.print(f"flower       {stack.addresses.flower_url}")
             console.print(f"database     {_masked(stack.addresses.database_url)}")
             console.print(f"redis        {_masked(stack.addresses.redis_url)}")
@@ -247,11 +233,18 @@ def _stop_supervisor(home: Path) -> bool:
         return False
     with contextlib.suppress(psutil.NoSuchProcess):
         supervisor = psutil.Process(pid)
-        supervisor.terminate()
+        _terminate(supervisor)
         for late in leftovers.wait_gone([supervisor], STOP_TIMEOUT_S):
             late.kill()
             leftovers.wait_gone([late], STOP_TIMEOUT_S)
     return True
+
+
+def _terminate(supervisor: psutil.Process) -> None:
+    try:
+        supervisor.terminate()
+    except psutil.AccessDenied as error:
+        raise PermissionError(f"process {supervisor.pid} belongs to somebody else") from error
 
 
 def _why_not_running(home: Path) -> str:
@@ -279,5 +272,5 @@ def _console() -> Console:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(message, err=True)
+    say(message)
     sys.exit(code)

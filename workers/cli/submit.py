@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -48,19 +49,14 @@ Lines = dict[str, dict[str, Any]]
 @click.option("--wait", is_flag=True, help="Print each task when it has ended, with its result.")
 @click.option("--timeout", type=click.FloatRange(0), help="With --wait: seconds at most.")
 @with_context
-def submit(  # noqa: PLR0917 - click names them all
+def submit(
     context: Context,
+    /,
     file: BinaryIO | None,
     client: str,
-    family: str | None,
-    size: int | None,
-    payload: str | None,
-    kind: str,
     count: int | None,
-    expires_s: float | None,
-    key: str | None,
     wait: bool,
-    timeout: float | None,
+    **given: Any,
 ) -> None:
     """Submit tasks; print one JSON line for each, in order, once it is durable.
 
@@ -72,42 +68,50 @@ def submit(  # noqa: PLR0917 - click names them all
 
     Exits 3 with --wait if not every task was committed.
     """
-    from ledger.errors import BadInput
-    from workers.tasklines import Defaults
-
-    if timeout is not None and not wait:
-        raise click.UsageError("--timeout goes with --wait")
-    for name, seconds in (("--expires-s", expires_s), ("--timeout", timeout)):
-        if seconds is not None and not math.isfinite(seconds):
-            raise BadInput(name, f"{seconds} is no time", "use a number of seconds, as 60")
-    defaults = Defaults(
-        families=context.registry().families.keys(),
-        family=family,
-        payload=payload,
-        size=size,
-        type=kind,
-        key=key,
-    )
-    items = _items(file, defaults, count)
+    timeout_s, expires_s = given.pop("timeout"), given.pop("expires_s")
+    _check_times(wait, timeout_s, expires_s)
+    items = _items(file, _defaults(context, **given), count)
     if expires_s is not None:
         until = context.now() + timedelta(seconds=expires_s)
         items = [replace(item, expires_at=until) for item in items]
-    batches = _submitted(context, client, items, keyed=file is not None or key is not None)
-    if not wait:
+    keyed = file is not None or given["key"] is not None
+    batches = _submitted(context, client, items, keyed=keyed)
+    if wait:
+        if not _waited(context, _accepted(batches, len(items)), timeout_s):
+            click.get_current_context().exit(PARTLY)
+        return
+    with _progress(len(items)) as advance:
         for batch in batches:
             for item in batch:
                 output.document({"task": item.task, "state": item.state})
-        return
-    if not _waited(context, _accepted(batches, len(items)), timeout):
-        click.get_current_context().exit(PARTLY)
+            advance(len(batch))
+
+
+def _defaults(context: Context, kind: str, **given: Any) -> Defaults:
+    from workers.tasklines import Defaults
+
+    return Defaults(families=context.registry().families.keys(), type=kind, **given)
+
+
+def _check_times(wait: bool, timeout_s: float | None, expires_s: float | None) -> None:
+    """Raises UsageError for a time that has no use, BadInput for one that is none."""
+    from ledger.errors import BadInput
+
+    if timeout_s is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait")
+    for name, seconds in (("--expires-s", expires_s), ("--timeout", timeout_s)):
+        if seconds is not None and not math.isfinite(seconds):
+            raise BadInput(name, f"{seconds} is no time", "use a number of seconds, as 60")
 
 
 def _accepted(batches: Iterable[list[Accepted]], total: int) -> list[Accepted]:
     """All tasks, once all are accepted. Interrupted before, it prints those that are."""
     found: list[Accepted] = []
     try:
-        for batch in batches:
-            found += batch
+        with _progress(total) as advance:
+            for batch in batches:
+                found += batch
+                advance(len(batch))
     except KeyboardInterrupt:
         for item in found:
             output.document({"task": item.task, "state": item.state})
@@ -194,7 +198,7 @@ def _waited(context: Context, accepted: Sequence[Accepted], timeout_s: float | N
             for row in endings(context, tasks, timeout_s, partial(_say_why, context)):
                 ended[str(row["id"])] = _line(row)
                 committed += row["state"] == "COMMITTED"
-                advance()
+                advance(1)
                 while current in ended:
                     output.document(ended.pop(current))
                     current = next(pending, None)
@@ -203,7 +207,8 @@ def _waited(context: Context, accepted: Sequence[Accepted], timeout_s: float | N
             output.document(ended.get(current, {"task": current, "state": "INIT"}))
             current = next(pending, None)
     if committed < len(tasks):
-        say(f"{len(tasks) - committed} of {len(tasks)} tasks were not committed")
+        missing = f"{len(tasks) - committed} of {len(tasks)} tasks were not committed"
+        say(f"{missing}; `clearlane task show ID` says why")
     return committed == len(tasks)
 
 
@@ -232,15 +237,16 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr while many are waited for at a terminal; else nothing."""
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr while many are sent or waited for at a terminal; else nothing."""
     console = output.console(stderr=True)
     if total == 1 or not console.is_terminal:
-        yield lambda: None
+        yield lambda _: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    shared = sys.stdout.isatty()  # else what we print would go where the bar is: to stderr
+    with Progress(*columns, console=console, transient=True, redirect_stdout=shared) as bar:
         number = bar.add_task("", total=total)
-        yield lambda: bar.advance(number)
+        yield lambda count: bar.advance(number, count)

@@ -19,8 +19,10 @@ FIELDS = (
 )  # fmt: skip
 ATTEMPTS = (
     "attempt", "agent", "state", "outcome", "cost_ub", "latency_s",
-    "f_before", "f_after", "s_before", "s_after", "reason",
+    "f_before", "f_after", "s_before", "s_after", "reason", "price",
 )  # fmt: skip
+AGENTS = ("agent", "choice", "words")
+AGENTS_MAX = 30  # shown to people; programs get all
 LIST = ("task", "client", "family", "type", "size", "state", "wait", "attempt", "submitted_at",
         "reason")  # fmt: skip
 STATES = ("INIT", "COMMITTED", "QUARANTINED", "CANCELLED", "EXPIRED")
@@ -36,12 +38,24 @@ def task() -> None:
 @json_option
 @with_context
 def show(context: Context, task_id: str, as_json: bool) -> None:
-    """One task: where it stands, why it waits, what each attempt did, what came out."""
+    """One task: where it stands, why it waits, what each attempt did, what came out.
+
+    While it waits: why each agent would, or would not, be chosen now. `task list` has the ids.
+    """
     found = _story(context, task_id)
     if as_json:
         output.document(found)
-        return
+    else:
+        _tell(found)
+
+
+def _tell(found: Mapping[str, Any]) -> None:
     output.fields(found, FIELDS)
+    if found["agents"]:
+        click.echo("\nagents, as the router sees them for this task now")
+        output.table(AGENTS, found["agents"][:AGENTS_MAX])
+        if len(found["agents"]) > AGENTS_MAX:
+            click.echo(f"… and {len(found['agents']) - AGENTS_MAX} more: --json shows all")
     if found["attempts"]:
         click.echo("\nattempts")
         output.table(ATTEMPTS, found["attempts"])
@@ -70,7 +84,8 @@ def list_tasks(  # noqa: PLR0917 - click names them all
     """The newest tasks first."""
     from ledger.intake import task_list
 
-    found = task_list(context.engine, client=client, state=state, before=before, limit=limit)
+    last = _page(before) if before is not None else None
+    found = task_list(context.engine, client=client, state=state, before=last, limit=limit)
     rows = [{"task": row.pop("id")} | row for row in found]
     if as_json:
         output.document(rows)
@@ -94,8 +109,21 @@ def cancel(context: Context, task_id: str, as_json: bool) -> None:
         click.echo(f"{checked} is CANCELLED")
 
 
+def _page(before: str) -> str:
+    """The id that `--before` names. Raises BadInput under the option's own name."""
+    from ledger.errors import BadInput
+    from ledger.intake import checked_id
+
+    try:
+        return checked_id(before)
+    except BadInput as error:
+        raise BadInput("--before", error.reason, error.remedy) from None
+
+
 def _story(context: Context, task_id: str) -> dict[str, Any]:
     from ledger.intake import checked_id, task_row
+    from scheduler.explain import first_choice
+    from workers.obstacles import paid_price, rows
     from workers.waits import explain
 
     row = task_row(context.engine, checked_id(task_id))
@@ -103,6 +131,13 @@ def _story(context: Context, task_id: str) -> dict[str, Any]:
     why = explain(context, row) if row["state"] == "INIT" else None
     story["why"] = why.words if why else None
     story["quoted_ub"] = why.quoted_ub if why else row["cost_ub"]
+    agents = why.agents if why else ()
+    story["agents"] = rows(agents, first_choice(agents), context.now())
+    known = context.registry().agents
+    story["attempts"] = [
+        item | {"price": paid_price(known.get(item["agent"]), row["size"], item)}
+        for item in row["attempts"]
+    ]
     story["result"] = row["output"]
     story["timeline"] = timeline(row, row["attempts"])
     return story
