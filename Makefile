@@ -1,15 +1,16 @@
 # Two commands on a fresh machine: `make demo`, `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+LOCK = $(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --no-header
 
-.PHONY: install demo test lint bench clean lock
+.PHONY: install demo test lint bench bench-peers bench-long bench-lock clean lock
 
 install: .venv/.installed
 
 # Every package is pinned by hash; the project itself is installed in place.
-.venv/.installed: requirements.lock pyproject.toml
+.venv/.installed: requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -25,11 +26,28 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
-	$(BIN)/python -m bench
+# What is measured beside us has an environment of its own, pinned by hash like ours.
+.venv-bench/.installed: bench/requirements.lock
+	$(PYTHON) -m venv .venv-bench
+	echo '*' > .venv-bench/.gitignore
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
+	@touch $@
+
+bench-peers: .venv-bench/.installed
+
+# PGLEDGER=path/to/pgledger.sql measures pgledger as well.
+bench: install bench-peers
+	$(BIN)/python -m bench $(if $(PGLEDGER),--pgledger $(PGLEDGER))
+
+bench-long: install bench-peers
+	$(BIN)/python -m bench --long
+
+bench-lock:
+	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --no-header --output-file bench/requirements.lock bench/requirements.in
 
 lock:
-	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --extra dev --strip-extras --allow-unsafe --no-header --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra traces --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra traces --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf .venv .clearlane .pytest_cache .mypy_cache .ruff_cache .hypothesis
