@@ -92,10 +92,13 @@ def works(engine: Engine, keys: Sequence[AttemptKey], now: datetime) -> list[Wor
     ]
 
 
-def payloads(engine: Engine, tasks: Sequence[str]) -> dict[str, Json]:
-    """The payload of each task."""
+def payloads(
+    engine: Engine, tasks: Sequence[str], wanted_at: datetime | None = None
+) -> dict[str, Json]:
+    """The payload of each task; with `wanted_at`, of those alone that have not ended or expired
+    by then."""
     with single(engine) as connection:
-        rows = query(connection, "payloads", {"ids": list(tasks)}).fetchall()
+        rows = query(connection, "payloads", {"ids": list(tasks), "now": wanted_at}).fetchall()
     return {str(row.task): row.payload for row in rows}
 
 
@@ -106,6 +109,20 @@ def spendable_ub(engine: Engine, clients: Sequence[str]) -> dict[str, int]:
             connection, "spendable", {"accounts": [f"client:{client}" for client in clients]}
         ).fetchall()
     return {row.client: row.spendable_ub for row in rows}
+
+
+def renew(engine: Engine, keys: Sequence[AttemptKey], until: datetime) -> None:
+    """More time for the claims of attempts that were answered and wait to be judged or paid."""
+    with single(engine) as connection:
+        query(
+            connection,
+            "renew",
+            {
+                "ids": [key.task for key in keys],
+                "attempts": [key.attempt for key in keys],
+                "until": until,
+            },
+        )
 
 
 def put_back(engine: Engine, waiting: Sequence[Waiting]) -> None:

@@ -7,6 +7,7 @@ what is reserved, `leases` every attempt in flight by the instant its lease ends
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -64,6 +65,12 @@ class Credit:
 
 
 TIMEOUT_S = 5.0  # for one round trip
+# A server that vanished without a word is noticed in seconds; not every system has all of these.
+KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+}
 SHORTEN_MAX = 1000  # leases in one go: the next one takes the rest
 
 # It does not answer, or answers that it cannot take anything now.
@@ -85,6 +92,7 @@ def connect(url: str) -> redis.Redis:
         url,
         decode_responses=True,
         socket_keepalive=True,
+        socket_keepalive_options=KEEPALIVE,
         health_check_interval=25,
         socket_timeout=TIMEOUT_S,
         socket_connect_timeout=TIMEOUT_S,
@@ -313,7 +321,9 @@ def _execute(pipe: Any) -> list[Any]:
     try:
         return list(pipe.execute())
     except AWAY as error:
-        raise Unavailable("redis", str(error), "it is retried; see `clearlane status`") from error
+        raise Unavailable(
+            "redis", str(error), "check REDIS_URL and that the server runs"
+        ) from error
 
 
 def _advance(state: SagaState, step: Step) -> Call:

@@ -21,7 +21,7 @@ from tasks.call import Call
 from tasks.messages import CHUNK_MAX
 
 LINGER_S = 0.003  # how long a reply waits for company while others are still out
-BUSY = 64  # calls that are out; from here on a message for each few replies is what costs
+BUSY = 16  # calls that are out; from here on a message for each few replies is what costs
 LINGER_BUSY_S = 0.02
 
 log = structlog.get_logger()

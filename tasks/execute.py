@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celery import shared_task
 
 from ledger import attempts
-from ledger.model import AttemptKey, Reply
+from ledger.model import AttemptKey, Reply, SagaState
 from tasks.call import Call
 from tasks.context import Context, current
 from tasks.messages import EXECUTE, VALIDATE, received, send
@@ -39,8 +39,9 @@ def _begin(context: Context, keys: Sequence[AttemptKey], *, caller: str) -> list
     if not keys:
         return []
     # Payloads first: once an attempt is EXECUTING, only its call or its lease can move it on.
-    payloads = attempts.payloads(context.engine, [key.task for key in keys])
-    sagas = context.reservations.begin(keys, caller)
+    payloads = attempts.payloads(context.engine, [key.task for key in keys], context.now())
+    _let_go(context, [key for key in keys if key.task not in payloads])
+    sagas = context.reservations.begin([key for key in keys if key.task in payloads], caller)
     registry = context.registry(
         families={saga.work.family for saga in sagas}, agents={saga.agent for saga in sagas}
     )
@@ -54,6 +55,17 @@ def _begin(context: Context, keys: Sequence[AttemptKey], *, caller: str) -> list
         )
         for saga in sagas
     ]
+
+
+def _let_go(context: Context, keys: Sequence[AttemptKey]) -> None:
+    """Release attempts whose tasks ended or expired while they waited: no agent works for nothing.
+
+    One that is being called keeps what it holds: its agent is at work.
+    """
+    found = context.reservations.read(keys) if keys else []
+    idle = [saga for saga in found if saga is not None and saga.state is SagaState.RESERVED]
+    if idle:
+        context.reservations.release(idle, settled=False)
 
 
 @patient

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from celery import shared_task
 
 from ledger import attempts, snapshots
+from ledger.db import instant
 from ledger.model import AttemptKey, SagaState
 from scheduler.saga import Saga
 from scheduler.snapshot import encode_snapshot
@@ -36,11 +37,13 @@ def _sweep(context: Context) -> None:
     if keys:
         # Time to act before the next sweep repeats it.
         until_ms = now_ms + int(context.lease_margin_s * 1000)
-        _resume(context, keys, context.reservations.extend(keys, until_ms))
+        _resume(context, keys, context.reservations.extend(keys, until_ms), until_ms)
     attempts.expire(context.engine, limit=SWEEP_MAX, now=context.now())
 
 
-def _resume(context: Context, keys: Sequence[AttemptKey], extended: Sequence[int]) -> None:
+def _resume(
+    context: Context, keys: Sequence[AttemptKey], extended: Sequence[int], until_ms: int
+) -> None:
     """Send each attempt where its state says; give up those that nothing will move."""
     found = context.reservations.read(keys)
     sagas = {saga.work.key: saga for saga in found if saga is not None}
@@ -52,6 +55,13 @@ def _resume(context: Context, keys: Sequence[AttemptKey], extended: Sequence[int
     given_up = context.reservations.give_up(dead, LOST) if dead else []
     lost = {saga.work.key for saga in dead}
     rest = [saga for key, saga in sagas.items() if key not in lost]
+    # An agent has answered: the task must not be given away while the answer waits its turn. Its
+    # claim outlasts this lease.
+    attempts.renew(
+        context.engine,
+        [saga.work.key for saga in rest],
+        instant(until_ms + int(context.lease_margin_s * 1000)),
+    )
     send(VALIDATE, [s.work.key for s in rest if s.state is SagaState.EXECUTING])
     send(COMMIT, [s.work.key for s in rest if s.state is SagaState.SUCCEEDED])
     send(

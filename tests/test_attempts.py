@@ -331,5 +331,6 @@ def test_works_and_payloads_of_what_is_in_charge(engine: Engine, now: datetime) 
     assert {(item.client, item.size, item.avoid) for item in found} == {("R", 7, None)}
     assert attempts.payloads(engine, tasks) == {tasks[0]: {"n": 0}, tasks[1]: {"n": 1}}
     intake.cancel(engine, tasks[0], now)
+    assert attempts.payloads(engine, tasks, now) == {tasks[1]: {"n": 1}}
     assert [item.key.task for item in attempts.works(engine, keys, now)] == [tasks[1]]
     assert attempts.spendable_ub(engine, ["R", "nobody"]) == {"R": 2_000_000_000}

@@ -205,6 +205,41 @@ def test_an_agent_that_said_429_rests_as_long_as_it_asked(fleet: Fleet) -> None:
     assert all(judged.f == 0.0 and judged.s == 1.0 for _, judged in board.values())
 
 
+@pytest.mark.parametrize("ended_by", ["cancel", "expiry"])
+def test_no_agent_works_for_a_task_that_has_ended(fleet: Fleet, ended_by: str) -> None:
+    expires_at = fleet.now + timedelta(seconds=2)
+    (task,) = submit(fleet.engine, fleet.now, to="good", expires_at=expires_at)
+    (other,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    assert fleet.transport.deliver(0) == RESERVE
+    assert fleet.in_flight() == 2
+    if ended_by == "cancel":
+        intake.cancel(fleet.engine, task, fleet.now)
+    else:
+        fleet.now_s += 2.5
+    fleet.deliver_all()
+    assert {key.task for key in fleet.agents.calls} == {other}
+    assert fleet.in_flight() == 0, "what it held is free again"
+    fleet.drain()
+    assert fleet.row(task)["state"] in ("CANCELLED", "EXPIRED")
+    assert fleet.row(other)["state"] == "COMMITTED"
+
+
+def test_an_answered_task_is_not_given_away_while_it_waits_to_be_paid(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    for step in (RESERVE, EXECUTE, VALIDATE):
+        assert fleet.transport.deliver(0) == step
+    (commit_is_slow,) = fleet.transport.messages
+    for _ in range(20):  # far beyond the claim, in steps shorter than the margin
+        fleet.now_s += MARGIN_S * 0.9
+        sweep.sweep()
+        assert fleet.dispatch() == 0, "its claim is renewed"
+    fleet.transport.messages[:] = [commit_is_slow]
+    fleet.deliver_all()
+    assert (fleet.row(task)["state"], fleet.row(task)["attempt"]) == ("COMMITTED", 1)
+
+
 @pytest.mark.parametrize("lost", [RESERVE, EXECUTE, VALIDATE, COMMIT, ABORT])
 def test_a_lost_message_is_made_up_by_the_sweeper(fleet: Fleet, lost: str) -> None:
     (task,) = submit(fleet.engine, fleet.now, to="bad" if lost == ABORT else "good")

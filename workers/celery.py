@@ -21,14 +21,13 @@ from tasks.context import bind
 from tasks.execute import finish_calls
 from workers import alive
 from workers.bootstrap import build_context
+from workers.broker import TIMEOUTS
 from workers.logs import configure_logs
 from workers.settings import load_settings
 from workers.watch import Watch, watch_over
 
 QUEUES = ("reserve", "execute", "validate", "commit", "control")
 REDELIVER_S = 60  # a message whose worker died comes again; the sweeper is usually earlier
-# Nobody is told of a connection that dies without a word: who waits on it has to give up.
-TIMEOUTS = {"socket_timeout": 10.0, "socket_connect_timeout": 5.0}
 
 settings = load_settings()
 app = Celery("clearlane", broker=settings.celery_broker_url, include=[
@@ -64,11 +63,10 @@ app.conf.update(
     broker_transport_options={
         "visibility_timeout": REDELIVER_S,
         "unacked_restore_limit": 100,
-        "socket_keepalive": True,
         "health_check_interval": 25,
         **TIMEOUTS,
     },
-    redbeat_redis_options={"socket_keepalive": True, **TIMEOUTS},
+    redbeat_redis_options=TIMEOUTS,
     worker_soft_shutdown_timeout=0.0,
     beat_schedule=beat_schedule.beat_schedule,
     # RedBeat keeps its schedule at the broker. A killed beat is replaced when its lock ends.
