@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK = $(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --strip-extras --allow-unsafe --no-header
 
-.PHONY: install demo test lint bench bench-peers bench-long bench-lock clean lock
+.PHONY: install demo test lint chaos chaos-long bench bench-peers bench-long bench-lock clean lock
 
 install: .venv/.installed
 
@@ -25,6 +25,17 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Faults on purpose: seeded schedules, kill -9, real stacks under fire. `make test` has a slice.
+FIRE = tests/chaos/test_fleet_faults.py tests/chaos/test_overload.py tests/chaos/test_rolling.py tests/chaos/test_hostile.py tests/chaos/test_parsers.py tests/test_gateway_fuzz.py
+
+chaos: install
+	$(BIN)/python -m tests.chaos.run
+	CHAOS_SCALE=1 $(BIN)/pytest --timeout=900 $(FIRE)
+
+chaos-long: install
+	$(BIN)/python -m tests.chaos.run schedules --schedules 500000 --seed 1000000
+	CHAOS_SCALE=100 $(BIN)/pytest --timeout=86400 $(FIRE)
 
 # What is measured beside us has an environment of its own, pinned by hash like ours.
 .venv-bench/.installed: bench/requirements.lock
@@ -50,4 +61,4 @@ lock:
 	$(LOCK) --extra traces --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf .venv .clearlane .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bench .clearlane .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,7 +20,7 @@ from psycopg.errors import UndefinedColumn, UndefinedTable
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection, Engine, create_engine, exc
 
-from ledger.errors import BadInput, InvariantBroken, Unavailable
+from ledger.errors import InvariantBroken, Unavailable
 
 APP_ROLE: Final = "clearlane_app"  # may add facts, not change them (schema.sql, Privileges)
 ENDED_MAX: Final = 100
@@ -40,6 +40,8 @@ PEER_GONE: Final[dict[str, Any]] = {
     "tcp_user_timeout": 30_000,
 }
 
+POOL_S: Final = 5.0  # for a free connection
+
 Ledger = Engine
 """What the rooms above hold and hand back, without knowing what it is."""
 
@@ -50,6 +52,7 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
+        pool_timeout=POOL_S,
         # A statement's values are payloads: they belong in no error text and no log.
         hide_parameters=True,
         connect_args={
@@ -151,10 +154,11 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (UndefinedTable, UndefinedColumn) as error:
-        raise BadInput(
-            "DATABASE_URL",
-            "that database does not hold this version's tables",
-            "run `clearlane migrate`, or correct the address",
+        # Retryable: whoever is upgraded before the database waits for it.
+        raise Unavailable(
+            "postgresql",
+            "the database does not hold this version's tables",
+            "run `clearlane migrate`, or correct DATABASE_URL",
         ) from error
     except (OperationalError, exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
         reason = str(getattr(error, "orig", error)).strip().splitlines()[0]

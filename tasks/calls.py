@@ -69,7 +69,8 @@ class Calls:
 
     def _start(self, calls: Sequence[Call]) -> None:
         for call in calls:
-            task = self._loop.create_task(self._call(call))
+            name = f"{call.key.task}:{call.key.attempt}"
+            task = self._loop.create_task(self._call(call), name=name)
             self._out.add(task)
             task.add_done_callback(self._finished)
 
@@ -87,7 +88,7 @@ class Calls:
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._out.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("a call broke", reason=repr(task.exception()))
+            log.error("a call broke", call=task.get_name(), reason=repr(task.exception()))
         if not self._out or len(self._outbox) >= CHUNK_MAX:
             self._flush()
         elif self._timer is None:

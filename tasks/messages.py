@@ -69,7 +69,8 @@ def received(step: str, message: Any) -> list[AttemptKey]:
 def _keys(step: str, message: Iterable[Any]) -> Iterator[AttemptKey]:
     for item in message:
         match item:
-            case [str(task), int(attempt)] if 0 < attempt <= ATTEMPT_MAX:
+            # JSON's true is an int to Python, and to PostgreSQL an error for the whole chunk.
+            case [str(task), int(attempt)] if attempt is not True and 0 < attempt <= ATTEMPT_MAX:
                 try:
                     yield AttemptKey(checked_id(task), attempt)
                     continue

@@ -197,7 +197,7 @@ def test_a_wrong_database_url(bare: Cli) -> None:
 
 def test_a_database_without_tables(bare: Cli, servers: Any) -> None:
     bare.env["DATABASE_URL"] = servers.database_url
-    assert "does not hold this version's tables" in bare.refused("agents", "list")
+    assert "does not hold this version's tables" in bare.refused("agents", "list", code=1)
 
 
 def test_redis_away(cli: Cli) -> None:

@@ -161,7 +161,7 @@ def test_the_sample_fleets_file_is_good(file: Path) -> None:
         (("alpha = 0.3", "alpha = nan"), 10, "routing.alpha", "NaN is not possible"),
         (("alpha = 0.3", "alpha = true"), 10, "routing.alpha", "true is not possible"),
         (('mint = "2000"', 'mint = "1e999999"'), 19, "clients.R.mint", "not a decimal number"),
-        (('mint = "2000"', 'mint = "-1"'), 19, "clients.R.mint", "not a decimal number"),
+        (('mint = "2000"', 'mint = "-1"'), 19, "clients.R.mint", "below zero"),
         (('mint = "2000"', 'mint = "9000000001"'), 19, "clients.R.mint", "out of range"),
         (('mint = "2000"', 'mint = "0.0000001"'), 19, "clients.R.mint", "finer"),
         (('id = "R"', 'id = "R:1"'), 17, "clients.R:1.id", "letters"),

@@ -56,7 +56,7 @@ app.conf.update(
     task_store_errors_even_if_ignored=False,
     task_acks_late=True,
     task_reject_on_worker_lost=False,  # it would loop for ever; the sweeper counts attempts
-    worker_prefetch_multiplier=4,
+    worker_prefetch_multiplier=1,
     worker_send_task_events=True,  # Flower shows every step; one event per chunk, not per task
     worker_hijack_root_logger=False,
     broker_connection_retry_on_startup=True,

@@ -36,7 +36,7 @@ HOLD_AGE_S = 0.25  # how old its idea of the fleet may be
 CLAIM_MAX = 512  # tasks in one claim
 OUTAGE_S = 1.0  # pause while a server is away
 STEPS = ("reserve", "execute", "validate", "commit")  # the queues of a task's way
-LINE_MAX = 4  # messages that wait for a worker before tasks gather instead
+LINE_MAX = 2  # messages that wait for a worker before tasks gather instead
 GATHER_S = 0.004
 
 log = structlog.get_logger()

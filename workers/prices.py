@@ -60,7 +60,7 @@ def price_list(
     if not 0 < size <= SIZE_MAX:
         raise BadInput("size", f"{size} is not possible", f"use 1 to {SIZE_MAX} tokens")
     now_ms = context.now_ms()
-    standings = _standings(context, registry, now_ms)
+    standings = standings_of(context, registry, now_ms)
     return [
         _row(Seat.open(agent, *standings[name], registry.routing, now_ms), size, wanted, now_ms)
         for name, agent in registry.agents.items()
@@ -76,7 +76,7 @@ def _family(registry: Registry, name: str | None) -> Family | None:
     return registry.families[name]
 
 
-def _standings(context: Context, registry: Registry, now_ms: int) -> dict[str, Standing]:
+def standings_of(context: Context, registry: Registry, now_ms: int) -> dict[str, Standing]:
     """Each agent's pool and judgement; one without a pool as its first reservation will find it."""
     found, _ = context.reservations.look(list(registry.agents))
     missing = registry.agents.keys() - found.keys()

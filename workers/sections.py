@@ -36,6 +36,8 @@ def _share_ppm(value: Any) -> int:
 
 
 def _decimal(value: Any) -> str:
+    if isinstance(value, str) and value.startswith("-") and _DECIMAL.fullmatch(value[1:]):
+        raise ValueError(f"{value!r} is below zero")
     if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
         raise ValueError(f"{value!r} is not a decimal number in quotes")
     return value

@@ -20,7 +20,7 @@ from scheduler.router import Board, Seat
 from scheduler.saga import Saga
 from tasks.context import Context
 from workers.obstacles import counted, words_of
-from workers.prices import _standings
+from workers.prices import standings_of
 
 NAMED_MAX = 5  # agents told one by one
 
@@ -87,7 +87,7 @@ def _situation(context: Context, task: Mapping[str, Any]) -> _Situation:
     board = Board(
         seats={
             name: Seat.open(registry.agents[name], pool, judged, registry.routing, now_ms)
-            for name, (pool, judged) in _standings(context, registry, now_ms).items()
+            for name, (pool, judged) in standings_of(context, registry, now_ms).items()
         },
         balance_ub={client: settled_ub},
         spendable_ub={client: settled_ub - credits[client].reserved_ub},
@@ -111,7 +111,7 @@ def _work(task: Mapping[str, Any]) -> Work:
     return Work(
         key=AttemptKey(str(task["id"]), max(1, task["attempt"])),
         client=task["client"],
-        client_owner="",  # not in the row, and the router's own rules do not ask for it
+        client_owner=task["client_owner"],
         family=task["family"],
         size=task["size"],
         avoid=task["avoid"],

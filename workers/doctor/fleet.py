@@ -172,9 +172,9 @@ def _asked(known: Sequence[Agent]) -> list[tuple[str, str, bool]]:
 
 def _connect(url: str) -> tuple[str, bool] | None:
     """None once a connection is made; else why not, and whether our own policy forbids it."""
-    from tasks.addresses import AddressPolicy
+    from workers.settings import load_settings
 
-    parts, policy = urlsplit(url), AddressPolicy()
+    parts, policy = urlsplit(url), load_settings().agent_addresses
     port = parts.port or (443 if parts.scheme == "https" else 80)
     said: tuple[str, bool] = ("its name leads nowhere", False)
     try:

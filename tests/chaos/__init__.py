@@ -1,0 +1,1 @@
+"""The fault harness: seeded schedules, real kills, hostile agents. See README.md."""
