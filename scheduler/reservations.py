@@ -65,6 +65,9 @@ class Credit:
 
 
 TIMEOUT_S = 5.0  # for one round trip
+# A lease between two steps: a message that got lost is missed no later than this, however long
+# the call may take.
+STEP_MAX_MS = 20_000
 # A server that vanished without a word is noticed in seconds; not every system has all of these.
 KEEPALIVE = {
     getattr(socket, name): value
@@ -153,16 +156,20 @@ class Reservations:
         lease_until_ms: Mapping[str, int],
         now_ms: int,
     ) -> list[Taken]:
-        """Take what was planned, each quote all or nothing. `lease_until_ms` is by family."""
+        """Take what was planned, each quote all or nothing.
+
+        `lease_until_ms` is by family: when a call that begins now must be over.
+        """
         calls: list[Call] = []
         for quote in quotes:
             agent, work = quote.agent, quote.work
             args = [
-                member(work.key), now_ms, lease_until_ms[work.family], quote.size_mt,
+                member(work.key), now_ms, _lease_ms(lease_until_ms[work.family], now_ms),
+                quote.size_mt,
                 quote.y_seen_mt, quote.refill_mt, quote.refilled_seen_ms,
                 agent.slots, int(agent.cooldown_s * 1000),
                 quote.cost_ub, spendable_ub[work.client], released_seen_ub[work.client],
-                encode_sheet(quote, gives_back(agent)),
+                encode_sheet(quote, gives_back(agent)), lease_until_ms[work.family] - now_ms,
             ]  # fmt: skip
             calls.append((_keys(agent.id, work.key, work.client), args))
         return [Taken(answer) for answer in self._run("reserve", calls)]
@@ -172,22 +179,29 @@ class Reservations:
         rows = self._run("read", [([f"saga:{member(key)}"], []) for key in keys])
         return [_saga(key, row) for key, row in zip(keys, rows, strict=True)]
 
-    def begin(self, keys: Sequence[AttemptKey], caller: str) -> list[Saga]:
+    def begin(self, keys: Sequence[AttemptKey], caller: str, now_ms: int) -> list[Saga]:
         """RESERVED to EXECUTING. Returns those that `caller`, and no other, may call.
 
-        The same caller may ask again when it did not hear the answer.
+        The same caller may ask again when it did not hear the answer. The lease lasts as long as
+        the call may take.
         """
-        rows = self._run("begin", [([f"saga:{member(key)}"], [caller]) for key in keys])
+        calls: list[Call] = [
+            ([f"saga:{member(key)}", LEASES], [member(key), caller, now_ms]) for key in keys
+        ]
+        rows = self._run("begin", calls)
         sagas = [_saga(key, row) for key, row in zip(keys, rows, strict=True)]
         return [saga for saga in sagas if saga is not None]
 
-    def answer(self, replies: Mapping[AttemptKey, Reply]) -> list[bool]:
+    def answer(self, replies: Mapping[AttemptKey, Reply], now_ms: int) -> list[bool]:
         """Keep the agent's reply with an EXECUTING attempt; a second reply changes nothing."""
-        steps = [
-            (key, SagaState.EXECUTING, "reply", encode_reply(reply))
+        calls: list[Call] = [
+            (
+                [f"saga:{member(key)}", LEASES],
+                [member(key), encode_reply(reply), now_ms, STEP_MAX_MS],
+            )
             for key, reply in replies.items()
         ]
-        return self._advance(SagaState.EXECUTING, steps)
+        return [bool(done) for done in self._run("answer", calls)]
 
     def judge(
         self, verdicts: Mapping[AttemptKey, Verdict], agents: Sequence[str]
@@ -329,6 +343,10 @@ def _execute(pipe: Any) -> list[Any]:
 def _advance(state: SagaState, step: Step) -> Call:
     key, to, field, value = step
     return [f"saga:{member(key)}"], [state, to, field, value]
+
+
+def _lease_ms(until_ms: int, now_ms: int) -> int:
+    return min(until_ms, now_ms + STEP_MAX_MS)
 
 
 def _saga(key: AttemptKey, row: Sequence[str]) -> Saga | None:

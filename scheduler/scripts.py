@@ -16,6 +16,7 @@ VERBS = (
     "seed",
     "reserve",
     "begin",
+    "answer",
     "advance",
     "read",
     "give_up",

@@ -41,7 +41,8 @@ def _begin(context: Context, keys: Sequence[AttemptKey], *, caller: str) -> list
     # Payloads first: once an attempt is EXECUTING, only its call or its lease can move it on.
     payloads = attempts.payloads(context.engine, [key.task for key in keys], context.now())
     _let_go(context, [key for key in keys if key.task not in payloads])
-    sagas = context.reservations.begin([key for key in keys if key.task in payloads], caller)
+    wanted = [key for key in keys if key.task in payloads]
+    sagas = context.reservations.begin(wanted, caller, context.now_ms())
     registry = context.registry(
         families={saga.work.family for saga in sagas}, agents={saga.agent for saga in sagas}
     )
@@ -71,7 +72,8 @@ def _let_go(context: Context, keys: Sequence[AttemptKey]) -> None:
 @patient
 def forward(replies: Mapping[AttemptKey, Reply]) -> None:
     """Keep replies, then let them be validated."""
-    current().reservations.answer(replies)
+    context = current()
+    context.reservations.answer(replies, context.now_ms())
     send(VALIDATE, list(replies))
 
 

@@ -16,12 +16,12 @@ from ledger.model import AttemptKey, SagaState
 from scheduler.saga import Saga
 from scheduler.snapshot import encode_snapshot
 from tasks.context import Context, current
-from tasks.messages import ABORT, COMMIT, VALIDATE, send
+from tasks.messages import ABORT, COMMIT, EXECUTE, VALIDATE, send
 from tasks.patience import patient
 from tasks.verdict import LOST
 
 SWEEP_MAX = 1000  # attempts, and tasks, in one sweep: the next one takes the rest
-RESUMES_MAX = 2  # tries to have a reply judged before the attempt counts as lost
+RESUMES_MAX = 2  # tries to have the next step taken before the attempt counts as lost
 
 
 @shared_task(name="cron.sweep")
@@ -62,6 +62,7 @@ def _resume(
         [saga.work.key for saga in rest],
         instant(until_ms + int(context.lease_margin_s * 1000)),
     )
+    send(EXECUTE, [s.work.key for s in rest if s.state is SagaState.RESERVED])
     send(VALIDATE, [s.work.key for s in rest if s.state is SagaState.EXECUTING])
     send(COMMIT, [s.work.key for s in rest if s.state is SagaState.SUCCEEDED])
     send(
@@ -72,8 +73,9 @@ def _resume(
 
 
 def _is_lost(saga: Saga, times: int) -> bool:
-    """Nobody answered, or nobody survives judging the answer: its time is over either way."""
-    return saga.verdict is None and (saga.reply is None or times > RESUMES_MAX)
+    """Nobody answered the call, or nobody takes the next step: its time is over either way."""
+    silent = saga.state is SagaState.EXECUTING and saga.reply is None
+    return saga.verdict is None and (silent or times > RESUMES_MAX)
 
 
 @shared_task(name="cron.snapshot")

@@ -19,7 +19,7 @@ from ledger.errors import ClearlaneError
 from ledger.model import Agent, AttemptKey, Outcome, Reply, SagaState, Verdict
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, gives_back, refill_mt
-from scheduler.reservations import Credit, Reservations, Taken, connect
+from scheduler.reservations import STEP_MAX_MS, Credit, Reservations, Taken, connect
 from scheduler.router import Quote
 from scheduler.saga import Penalty, Saga
 from tests.makers import agent, work
@@ -185,16 +185,17 @@ def test_an_aborted_reservation_can_be_spent_again(reservations: Reservations) -
 
 def test_each_step_happens_once(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
-    assert reservations.answer({KEY: REPLY}) == [False], "nobody was asked yet"
+    assert reservations.answer({KEY: REPLY}, NOW_MS) == [False], "nobody was asked yet"
     assert reservations.judge({KEY: PASSED}, [])[0] == [False]
-    assert [item.state for item in reservations.begin([KEY], "first")] == [SagaState.EXECUTING]
-    assert reservations.begin([KEY], "second") == []
-    assert [item.work.key for item in reservations.begin([KEY], "first")] == [KEY], (
+    (began,) = reservations.begin([KEY], "first", NOW_MS)
+    assert began.state is SagaState.EXECUTING
+    assert reservations.begin([KEY], "second", NOW_MS) == []
+    assert [item.work.key for item in reservations.begin([KEY], "first", NOW_MS)] == [KEY], (
         "it did not hear the first time"
     )
-    assert reservations.answer({KEY: REPLY}) == [True]
-    assert reservations.begin([KEY], "first") == []
-    assert reservations.answer({KEY: replace(REPLY, output=2)}) == [False]
+    assert reservations.answer({KEY: REPLY}, NOW_MS) == [True]
+    assert reservations.begin([KEY], "first", NOW_MS) == []
+    assert reservations.answer({KEY: replace(REPLY, output=2)}, NOW_MS) == [False]
     assert saga(reservations).reply == REPLY
     decided, standings = reservations.judge({KEY: PASSED}, ["A"])
     assert decided == [True]
@@ -207,8 +208,8 @@ def test_each_step_happens_once(reservations: Reservations) -> None:
         reservations.release([found], settled=True)
     assert (pool(reservations).y_mt, pool(reservations).in_flight) == (1000 * MT, 0)
     assert credit(reservations) == Credit(reserved_ub=0, released_ub=10)
-    assert reservations.begin([KEY], "first") == []
-    assert reservations.answer({KEY: REPLY}) == [False]
+    assert reservations.begin([KEY], "first", NOW_MS) == []
+    assert reservations.answer({KEY: REPLY}, NOW_MS) == [False]
     assert reservations.judge({KEY: PASSED}, [])[0] == [False]
     assert reservations.count_in_flight() == 0
 
@@ -216,10 +217,10 @@ def test_each_step_happens_once(reservations: Reservations) -> None:
 def test_a_penalty_stays_with_a_failed_attempt(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
     penalty = Penalty(f_before=0.0, f_after=5.0, s_before=1.0, s_after=0.7)
-    reservations.begin([KEY], "first")
+    reservations.begin([KEY], "first", NOW_MS)
     reservations.note_penalty({KEY: penalty})
     assert saga(reservations).penalty == Penalty()
-    reservations.answer({KEY: REPLY})
+    reservations.answer({KEY: REPLY}, NOW_MS)
     reservations.judge({KEY: FAILED}, [])
     reservations.note_penalty({KEY: penalty})
     reservations.note_penalty({KEY: Penalty()})
@@ -229,18 +230,18 @@ def test_a_penalty_stays_with_a_failed_attempt(reservations: Reservations) -> No
 def test_a_given_up_attempt_was_somebodys_in_that_state(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
     reserved = saga(reservations)
-    reservations.begin([KEY], "first")
+    reservations.begin([KEY], "first", NOW_MS)
     assert reservations.give_up([reserved], LOST) == [False], "it moved on meanwhile"
     assert reservations.give_up([saga(reservations)], LOST) == [True]
     assert reservations.give_up([saga(reservations)], LOST) == [False]
-    assert reservations.answer({KEY: REPLY}) == [False]
+    assert reservations.answer({KEY: REPLY}, NOW_MS) == [False]
     assert (saga(reservations).state, saga(reservations).verdict) == (SagaState.FAILED, LOST)
 
 
 def test_an_attempt_that_was_just_answered_is_not_given_up(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
-    (read_by_the_sweeper,) = reservations.begin([KEY], "first")
-    reservations.answer({KEY: REPLY})
+    (read_by_the_sweeper,) = reservations.begin([KEY], "first", NOW_MS)
+    reservations.answer({KEY: REPLY}, NOW_MS)
     assert reservations.give_up([read_by_the_sweeper], LOST) == [False]
 
 
@@ -266,10 +267,29 @@ def test_a_lease_without_an_attempt_is_dropped(reservations: Reservations, redis
     assert reservations.count_in_flight() == 0
 
 
+def test_a_lost_message_is_missed_early_however_long_the_call_may_take(
+    reservations: Reservations,
+) -> None:
+    hour_ms = 3_600_000
+    quoted = quote(agent(), seeded(reservations))
+    reserve(reservations, quoted, lease_until_ms={"f": NOW_MS + hour_ms})
+    assert reservations.overdue(NOW_MS + STEP_MAX_MS, 10) == [KEY], "nobody has begun"
+    assert reservations.extend([KEY], NOW_MS + STEP_MAX_MS + 1) == [1]
+    began_ms = NOW_MS + STEP_MAX_MS
+    reservations.begin([KEY], "first", began_ms)
+    assert reservations.overdue(began_ms + hour_ms - 1, 10) == [], "the agent has its time"
+    assert reservations.overdue(began_ms + hour_ms, 10) == [KEY]
+    answered_ms = began_ms + 1000
+    reservations.answer({KEY: REPLY}, answered_ms)
+    assert reservations.overdue(answered_ms + STEP_MAX_MS - 1, 10) == []
+    assert reservations.overdue(answered_ms + STEP_MAX_MS, 10) == [KEY], "nobody has judged"
+    assert reservations.extend([KEY], answered_ms + hour_ms) == [1], "counted from this step on"
+
+
 def test_whether_anyone_began_is_on_record(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
     assert not saga(reservations).began
-    reservations.begin([KEY], "first")
+    reservations.begin([KEY], "first", NOW_MS)
     assert saga(reservations).began
     assert reservations.give_up([saga(reservations)], LOST) == [True]
     assert saga(reservations).began
@@ -277,8 +297,8 @@ def test_whether_anyone_began_is_on_record(reservations: Reservations) -> None:
 
 def test_a_reply_that_nobody_judges_can_be_given_up(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
-    reservations.begin([KEY], "first")
-    reservations.answer({KEY: REPLY})
+    reservations.begin([KEY], "first", NOW_MS)
+    reservations.answer({KEY: REPLY}, NOW_MS)
     assert reservations.give_up([saga(reservations)], LOST) == [True]
     assert reservations.judge({KEY: PASSED}, [])[0] == [False]
     assert (saga(reservations).state, saga(reservations).verdict) == (SagaState.FAILED, LOST)
@@ -286,8 +306,8 @@ def test_a_reply_that_nobody_judges_can_be_given_up(reservations: Reservations) 
 
 def test_what_was_judged_is_not_given_up(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
-    reservations.begin([KEY], "first")
-    reservations.answer({KEY: REPLY})
+    reservations.begin([KEY], "first", NOW_MS)
+    reservations.answer({KEY: REPLY}, NOW_MS)
     read_by_the_sweeper = saga(reservations)
     reservations.judge({KEY: PASSED}, [])
     assert reservations.give_up([read_by_the_sweeper], LOST) == [False]
@@ -555,18 +575,20 @@ class Machine(RuleBasedStateMachine):
             flight.state == "RESERVED"
             or (flight.state == "EXECUTING" and flight.caller == caller and not flight.replied)
         )
-        assert [item.work.key for item in self.at.begin([key], caller)] == [key] * mine
+        assert [item.work.key for item in self.at.begin([key], caller, self.now_ms)] == [key] * mine
         if flight is not None and mine:
-            flight.state, flight.caller = "EXECUTING", caller
+            flight.state, flight.caller, flight.extended = "EXECUTING", caller, 0
+            flight.lease_ms = self.now_ms + LEASE_MS
 
     @rule(pick=st.integers(0, 50))
     def answer(self, pick: int) -> None:
         key = self.some_key(pick)
         flight = self.flights.get(key)
         mine = flight is not None and flight.state == "EXECUTING" and not flight.replied
-        assert self.at.answer({key: REPLY}) == [mine]
+        assert self.at.answer({key: REPLY}, self.now_ms) == [mine]
         if flight is not None and mine:
-            flight.replied = True
+            flight.replied, flight.extended = True, 0
+            flight.lease_ms = self.now_ms + LEASE_MS
 
     @rule(pick=st.integers(0, 50), passed=st.booleans())
     def judge(self, pick: int, passed: bool) -> None:

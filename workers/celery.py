@@ -27,6 +27,10 @@ from workers.settings import load_settings
 from workers.watch import Watch, watch_over
 
 QUEUES = ("reserve", "execute", "validate", "commit", "control")
+# To note each message as taken and then as done costs two round trips, on the way of a task that is
+# alone. After reserve the attempt has a lease, and the sweeper misses a lost message earlier than
+# the broker would give it out again; before, there is nothing but the message and the claim.
+ACKNOWLEDGED = ("reserve",)
 REDELIVER_S = 60  # a message whose worker died comes again; the sweeper is usually earlier
 
 settings = load_settings()
@@ -40,7 +44,10 @@ app = Celery("clearlane", broker=settings.celery_broker_url, include=[
     "tasks.clock",
 ])  # fmt: skip
 app.conf.update(
-    task_queues=[Queue(name, Exchange(name), routing_key=name) for name in QUEUES],
+    task_queues=[
+        Queue(name, Exchange(name), routing_key=name, no_ack=name not in ACKNOWLEDGED)
+        for name in QUEUES
+    ],
     task_default_queue="control",
     task_routes={
         "saga.reserve": {"queue": "reserve"},

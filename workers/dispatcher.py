@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from itertools import cycle, islice
 from types import FrameType
 
 import structlog
@@ -33,6 +34,7 @@ from workers.logs import configure_logs
 
 LOOK_S = 1.0  # the longest it goes without looking, whatever it was told
 HOLD_AGE_S = 0.25  # how old its idea of the fleet may be
+COUNT_MAX = 256  # agents looked at for that; those of a larger fleet take turns
 CLAIM_MAX = 512  # tasks in one claim
 OUTAGE_S = 1.0  # pause while a server is away
 STEPS = ("reserve", "execute", "validate", "commit")  # the queues of a task's way
@@ -66,6 +68,9 @@ class Dispatcher:
         self._line = line
         self._hold = 0
         self._hold_at = -HOLD_AGE_S
+        self._counted: Registry | None = None
+        self._seats: dict[str, int] = {}  # by agent, as of its last turn
+        self._turns: Iterator[str] = iter(())
         self._unsent: Sequence[Claim] = ()
         self._stopping = False
 
@@ -134,13 +139,21 @@ class Dispatcher:
             self._hold_at = time.monotonic()
 
     def _count(self, registry: Registry) -> int:
-        board, _ = self._context.reservations.look(list(registry.agents))
+        """The fleet's seats. Agents whose turn has not come yet are taken for ready."""
         size_min = min((family.size for family in registry.families.values()), default=1)
         now_ms = self._context.now_ms()
-        return sum(
-            seats(agent, board[name][0] if name in board else None, size_min, now_ms)
-            for name, agent in registry.agents.items()
-        )
+        if registry is not self._counted:
+            self._counted, self._turns = registry, cycle(registry.agents)
+            self._seats = {
+                name: seats(agent, None, size_min, now_ms)
+                for name, agent in registry.agents.items()
+            }
+        names = list(islice(self._turns, min(COUNT_MAX, len(registry.agents))))
+        board, _ = self._context.reservations.look(names)
+        for name in names:
+            pool = board[name][0] if name in board else None
+            self._seats[name] = seats(registry.agents[name], pool, size_min, now_ms)
+        return sum(self._seats.values())
 
 
 def dispatch(claims: Sequence[Claim]) -> None:

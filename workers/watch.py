@@ -185,15 +185,15 @@ class Watched(Reservations):
                     running.outcomes[key] = "no_seat"
         return sagas
 
-    def begin(self, keys: Sequence[AttemptKey], caller: str) -> list[Saga]:
+    def begin(self, keys: Sequence[AttemptKey], caller: str, now_ms: int) -> list[Saga]:
         """As `Reservations.begin`."""
-        sagas = super().begin(keys, caller)
+        sagas = super().begin(keys, caller, now_ms)
         self._watch.began(sagas)
         return sagas
 
-    def answer(self, replies: Mapping[AttemptKey, Reply]) -> list[bool]:
+    def answer(self, replies: Mapping[AttemptKey, Reply], now_ms: int) -> list[bool]:
         """As `Reservations.answer`."""
-        kept = super().answer(replies)
+        kept = super().answer(replies, now_ms)
         self._watch.answered(
             {key: reply for (key, reply), mine in zip(replies.items(), kept, strict=True) if mine}
         )

@@ -3,7 +3,7 @@
 -- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<client>  [4] leases
 -- ARGV[1] member  [2] now_ms  [3] lease_until_ms  [4] size_mt  [5] y_seen_mt  [6] refill_mt
 --     [7] refilled_seen_ms  [8] slots  [9] cooldown_ms  [10] cost_ub  [11] spendable_ub
---     [12] released_seen_ub  [13] the saga's sheet
+--     [12] released_seen_ub  [13] the saga's sheet  [14] how long its call may take, in ms
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 'DUPLICATE'
 end
@@ -37,6 +37,6 @@ if tonumber(ARGV[9]) > 0 then
   redis.call('HSET', KEYS[1], 'next_available_ms', string.format('%.0f', now + tonumber(ARGV[9])))
 end
 redis.call('HINCRBY', KEYS[3], 'reserved_ub', ARGV[10])
-redis.call('HSET', KEYS[2], 'state', 'RESERVED', 'sheet', ARGV[13])
+redis.call('HSET', KEYS[2], 'state', 'RESERVED', 'sheet', ARGV[13], 'call_ms', ARGV[14])
 redis.call('ZADD', KEYS[4], ARGV[3], ARGV[1])
 return 'OK'
