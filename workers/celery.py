@@ -30,7 +30,7 @@ QUEUES = ("reserve", "execute", "validate", "commit", "control")
 # To note each message as taken and then as done costs two round trips, on the way of a task that is
 # alone. After reserve the attempt has a lease, and the sweeper misses a lost message earlier than
 # the broker would give it out again; before, there is nothing but the message and the claim.
-ACKNOWLEDGED = ("reserve",)
+ACKNOWLEDGED = ("reserve", "control")
 REDELIVER_S = 60  # a message whose worker died comes again; the sweeper is usually earlier
 
 settings = load_settings()
