@@ -554,3 +554,12 @@ def test_the_log_says_who_asked_for_what_and_no_secret(gateway: Gateway, databas
     for secret in (parts[1], "secretive", "agentive", '"a": 1'):
         assert secret not in text
     assert not any(c for c in text if not c.isprintable() and c != "\n")
+
+
+def test_what_is_not_http_is_told_so_like_every_other_fault(gateway: Gateway) -> None:
+    with socket.create_connection((gateway.host, gateway.port), timeout=60) as line:
+        line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n9d!~;: x\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: line.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"content-type: application/problem+json" in head.lower()
+    assert json.loads(body)["detail"] == ("request: Invalid HTTP request received.; send HTTP/1.1")

@@ -82,7 +82,7 @@ bad = "bad_hooks"
 broken = "bad_nowhere"
 [project.entry-points."clearlane.validators"]
 hang = "bad_validators:hang"
-leave = "bad_validators:leave"
+quit = "bad_validators:leave"
 shout = "bad_validators:shout"
 [tool.setuptools]
 py-modules = ["bad_hooks", "bad_validators"]
@@ -197,7 +197,7 @@ def test_a_package_that_means_harm_costs_its_own_answers_and_nobody_elses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.syspath_prepend(bad)
-    names = ("hang", "leave", "shout")
+    names = ("hang", "quit", "shout")
     install(
         engine,
         now,
@@ -221,7 +221,7 @@ def test_a_package_that_means_harm_costs_its_own_answers_and_nobody_elses(
         for name, found in theirs.items()
     }
     assert all(reason.startswith("validator hang broke: took") for reason in reasons["hang"])
-    assert reasons["leave"] == {"validator leave broke: SystemExit"}
+    assert reasons["quit"] == {"validator quit broke: SystemExit"}
     (shout,) = reasons["shout"]
     assert shout.startswith("shout: [2Jxxx")
     assert len(shout) == 200

@@ -1,4 +1,5 @@
-"""HTTP/1.1 as uvicorn speaks it, except that nobody may take for ever to send a request's head."""
+"""HTTP/1.1 as uvicorn speaks it, except that nobody may take for ever to send a request's head,
+and that what is no request is told so like every other fault."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from typing import Final, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from workers.gateway.problems import problem
 
 ARRIVE_S: Final = 10.0
 
@@ -33,6 +36,18 @@ class Protocol(H11Protocol):
             self._stop_clock()
         elif self._late is None:
             self._start_clock()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP gets problem details too."""
+        found = problem(400, f"request: {msg}; send HTTP/1.1")
+        headers = [*found.raw_headers, (b"connection", b"close")]
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=bytes(found.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock."""
