@@ -8,7 +8,7 @@ from typing import Any
 from psycopg.errors import CheckViolation
 from sqlalchemy import Connection, Engine
 
-from ledger.db import dicts, query, single
+from ledger.db import dicts, query, report, single
 from ledger.errors import Conflict, NotFound
 from ledger.money import show_b
 from ledger.postings import ISSUANCE, Posting
@@ -54,7 +54,7 @@ def mint(connection: Connection, account: str, amount_ub: int, now: datetime) ->
 
 def balances(engine: Engine) -> list[dict[str, Any]]:
     """Every account with balance and quota, by name."""
-    with single(engine) as connection:
+    with report(engine) as connection:
         return dicts(query(connection, "balances"))
 
 

@@ -22,6 +22,7 @@ from ledger.db import (
     notify_ended,
     one,
     query,
+    report,
     single,
     transaction,
 )
@@ -200,5 +201,5 @@ def ended_since(engine: Engine, since: datetime, *, limit: int) -> list[dict[str
 
 def agent_results(engine: Engine) -> list[dict[str, Any]]:
     """Tries, passes, failures and earnings per agent, as rows of `agent_results.sql`."""
-    with single(engine) as connection:
+    with report(engine) as connection:
         return dicts(query(connection, "agent_results"))

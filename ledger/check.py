@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from ledger.db import dicts, query, single
+from ledger.db import dicts, query, report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,7 @@ class Violation:
 
 def violations(engine: Engine) -> list[Violation]:
     """All violations that PostgreSQL alone can show; an empty list means that all holds."""
-    with single(engine) as connection:
+    with report(engine) as connection:
         rows = query(connection, "check").fetchall()
     return [
         Violation(invariant=row.invariant, subject=row.subject, violation=row.violation)
@@ -31,5 +31,5 @@ def violations(engine: Engine) -> list[Violation]:
 
 def totals(engine: Engine) -> dict[str, Any]:
     """Counts and sums: what was minted, burned, and stands with whom."""
-    with single(engine) as connection:
+    with report(engine) as connection:
         return dicts(query(connection, "totals"))[0]

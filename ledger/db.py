@@ -40,6 +40,13 @@ PEER_GONE: Final[dict[str, Any]] = {
     "tcp_user_timeout": 30_000,
 }
 
+# Our statements touch few rows, by index. A plan made once is as good as one made for the values,
+# and compiling a plan costs more than running it. A plan made while a table was small would read
+# all of it, and would be kept while the table grows: so no plan may.
+BY_INDEX: Final = (
+    "-c plan_cache_mode=force_generic_plan -c jit=off"
+    " -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off"
+)
 POOL_S: Final = 5.0  # for a free connection
 
 Ledger = Engine
@@ -56,10 +63,7 @@ def connect(url: str, *, pool_size: int = 4) -> Engine:
         # A statement's values are payloads: they belong in no error text and no log.
         hide_parameters=True,
         connect_args={
-            # Our statements always touch few rows by index: a plan made once is as good as one made
-            # for the values, and compiling a plan costs more than running it.
-            "options": f"-c role={APP_ROLE} -c timezone=UTC"
-            " -c plan_cache_mode=force_generic_plan -c jit=off",
+            "options": f"-c role={APP_ROLE} -c timezone=UTC {BY_INDEX}",
             "application_name": "clearlane",
             **PEER_GONE,
         },
@@ -137,6 +141,14 @@ def single(engine: Engine) -> Iterator[Connection]:
         connection = plain.execution_options(isolation_level="AUTOCOMMIT")
         with _invalidating(connection):
             yield connection
+
+
+@contextmanager
+def report(engine: Engine) -> Iterator[Connection]:
+    """A transaction for statements that read whole tables, planned by what is in them."""
+    with transaction(engine) as connection:
+        query(connection, "report")
+        yield connection
 
 
 @contextmanager

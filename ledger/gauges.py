@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from ledger.db import one, query, transaction
+from ledger.db import one, query, report
 from ledger.model import TaskState, Wait
 
 LIMIT_MS = 2_000  # of one statement
@@ -52,7 +52,7 @@ class Books:
 
 def waiting(engine: Engine) -> dict[Wait, Waiting]:
     """Tasks that have not ended, by reason. Cost grows with their number, not with history."""
-    with transaction(engine) as connection:
+    with report(engine) as connection:
         query(connection, "gauge_limit", {"limit_ms": LIMIT_MS})
         rows = query(connection, "gauge_waiting").fetchall()
     return {Wait(row.wait): Waiting(tasks=row.tasks, since=row.since) for row in rows}
@@ -60,7 +60,7 @@ def waiting(engine: Engine) -> dict[Wait, Waiting]:
 
 def line(engine: Engine, now: datetime) -> Line:
     """What the dispatcher has before it. Reads one entry of an index, and the claims."""
-    with transaction(engine) as connection:
+    with report(engine) as connection:
         query(connection, "gauge_limit", {"limit_ms": LIMIT_MS})
         row = one(query(connection, "gauge_line", {"now": now}))
     return Line(since=row.since, in_flight=row.in_flight)
@@ -68,7 +68,7 @@ def line(engine: Engine, now: datetime) -> Line:
 
 def books(engine: Engine) -> Books:
     """Totals, from dense ids and kept balances: nothing is counted one by one but mints."""
-    with transaction(engine) as connection:
+    with report(engine) as connection:
         query(connection, "gauge_limit", {"limit_ms": LIMIT_MS})
         row = one(query(connection, "gauge_books"))
     return Books(
@@ -83,7 +83,7 @@ def books(engine: Engine) -> Books:
 
 def unsettled(engine: Engine) -> dict[TaskState, int]:
     """Tasks that ended in another way than by a settlement."""
-    with transaction(engine) as connection:
+    with report(engine) as connection:
         query(connection, "gauge_limit", {"limit_ms": LIMIT_MS})
         rows = query(connection, "gauge_ended").fetchall()
     return {TaskState(row.state): row.tasks for row in rows}

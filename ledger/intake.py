@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from ledger.db import READY, batch, dicts, notify, notify_ended, query, single, transaction
+from ledger.db import READY, batch, dicts, notify, notify_ended, query, report, single, transaction
 from ledger.errors import BadInput, Conflict, NotFound
 from ledger.model import Json
 
@@ -140,7 +140,7 @@ def task_list(
 
 def task_counts(engine: Engine) -> list[dict[str, Any]]:
     """How many tasks stand in each state, waiting ones by reason."""
-    with single(engine) as connection:
+    with report(engine) as connection:
         return dicts(query(connection, "task_counts"))
 
 

@@ -24,8 +24,7 @@ def save(engine: Engine, states: Mapping[str, Json], now: datetime) -> None:
             connection,
             "put_snapshots",
             {
-                "agents": list(states),
-                "states": [json.dumps(state) for state in states.values()],
+                "states": json.dumps(states),
                 "now": now,
             },
         )

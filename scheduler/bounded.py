@@ -8,6 +8,7 @@ or a read from a socket in that very thread.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import signal
@@ -82,6 +83,8 @@ class _Clock:
 
 
 _clock: Final = _Clock()
+# A tick that comes when the interpreter has put its handlers away would end the process.
+atexit.register(_clock.stop)
 _MAIN: Final = threading.main_thread()
 
 

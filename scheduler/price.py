@@ -20,13 +20,13 @@ def choose(prices: Sequence[float], epsilon: float, rng: random.Random) -> int:
 
     Equal prices are equally likely; a price at the edge of the band is e times less likely
     than the lowest. Spreading near-ties keeps one agent from being locked in (appendix A).
-    `prices` must not be empty.
+    `prices` must not be empty; few of them should lie outside the band.
     """
     lowest = min(prices)
     edge = lowest * (1 + epsilon)
-    near = [index for index, price in enumerate(prices) if price <= edge]
-    if len(near) == 1:
-        return near[0]
     scale = edge - lowest or 1.0
-    weights = [math.exp((lowest - prices[index]) / scale) for index in near]
-    return rng.choices(near, weights)[0]
+    # By rejection: with thousands of near-ties a weight for each would cost more than the plan.
+    while True:
+        index = int(rng.random() * len(prices))
+        if prices[index] <= edge and rng.random() < math.exp((lowest - prices[index]) / scale):
+            return index

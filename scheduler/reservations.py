@@ -36,15 +36,7 @@ from scheduler.saga import (
 from scheduler.scripts import Call, queue
 
 LEASES = "leases"
-POOL_FIELDS = (
-    "y_mt",
-    "refilled_at_ms",
-    "in_flight",
-    "next_available_ms",
-    "last_action_ms",
-    "y_max_mt",
-)
-JUDGEMENT_FIELDS = ("f", "s", "judged_at_ms", "samples", "version")
+Y_MT, F = 0, 6  # of a row of look.lua: a pool that a bug left half-made lacks one of them
 
 
 class Taken(StrEnum):
@@ -121,16 +113,15 @@ class Reservations:
         instead of not at all.
         """
         with self._pipeline() as pipe:
-            for agent in agents:
-                pipe.hmget(f"pool:{agent}", *POOL_FIELDS, *JUDGEMENT_FIELDS)
+            queue(pipe, "look", [([f"pool:{agent}"], []) for agent in agents])
             for client in clients:
                 pipe.hmget(f"credit:{client}", "reserved_ub", "released_ub")
-            rows = _execute(pipe)
+            _, looked, *held = _execute(pipe)
         return (
-            _standings(agents, rows),
+            _standings(agents, looked),
             {
                 client: Credit(reserved_ub=int(row[0] or 0), released_ub=int(row[1] or 0))
-                for client, row in zip(clients, rows[len(agents) :], strict=True)
+                for client, row in zip(clients, held, strict=True)
             },
         )
 
@@ -222,9 +213,8 @@ class Reservations:
         ]
         with self._pipeline() as pipe:
             queue(pipe, "advance", calls)
-            for agent in agents:
-                pipe.hmget(f"pool:{agent}", *POOL_FIELDS, *JUDGEMENT_FIELDS)
-            _, decided, *rows = _execute(pipe)
+            queue(pipe, "look", [([f"pool:{agent}"], []) for agent in agents])
+            _, decided, _, rows = _execute(pipe)
         return [bool(done) for done in decided], _standings(agents, rows)
 
     def give_up(self, sagas: Sequence[Saga], verdict: Verdict) -> list[bool]:
@@ -358,11 +348,10 @@ def _keys(agent: str, key: AttemptKey, client: str) -> list[str]:
 
 
 def _standings(agents: Sequence[str], rows: Sequence[Any]) -> dict[str, Standing]:
-    complete = (0, len(POOL_FIELDS))  # a pool that a bug left half-made counts as none
     return {
         agent: _standing(row)
-        for agent, row in zip(agents, rows, strict=False)
-        if all(row[index] is not None for index in complete)
+        for agent, row in zip(agents, rows, strict=True)
+        if row[Y_MT] is not None and row[F] is not None
     }
 
 

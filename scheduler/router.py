@@ -2,12 +2,16 @@
 
 Paper section 4, rows M10 and M11. Pure: it plans on a copy of what Redis holds (`Board`); the
 reservation script then takes what was planned, or refuses if the pool has moved meanwhile.
+
+Offers are kept sorted by price, one list for each family and size: a task costs what its near-best
+offers cost, not what the board holds.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -34,11 +38,15 @@ class Quote:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoSeat:
-    """Why a task cannot start now, and from when it is worth trying again."""
+    """Why a task cannot start now, and from when it is worth trying again.
+
+    unseen: an agent that is not on the board could take it, if it has room.
+    """
 
     work: Work
     wait: Wait
     not_before_ms: int
+    unseen: bool = False
 
 
 @dataclass(slots=True)
@@ -69,17 +77,68 @@ class Seat:
             s=judgement.s,
         )
 
+    def price(self, size_mt: int, ceiling: float | None, now_ms: int) -> tuple[int, float] | None:
+        """What so much costs here now, in micro-credits, and the effective price that decides;
+        None when there is no room: full, at rest, or dearer than `ceiling` times idle."""
+        if self.free_slots <= 0 or size_mt >= self.y_mt or self.pool.next_available_ms > now_ms:
+            return None
+        k = self.agent.k
+        cost = cost_ub(k, self.y_mt, size_mt)
+        if ceiling is not None and cost > ceiling * cost_ub(k, self.agent.y_max * MT, size_mt):
+            return None
+        return cost, effective_price(cost, self.f, self.s)
+
 
 Veto = Callable[[Work, Agent, int], bool]
 """(work, agent, cost_ub) -> True when a plug-in forbids the pairing."""
 
 
+class Offer(NamedTuple):
+    """What a seat with room would cost, and the price that decides. Sorts by that price."""
+
+    price_ub: float
+    number: int  # of the seat on its board: offers of one list are never equal
+    cost_ub: int
+    seat: Seat
+
+
+@dataclass(kw_only=True, slots=True)
+class Offers:
+    """What a board has for one family and size.
+
+    seats: whose agent could take the task if it were idle. ranked: an offer of each that has
+    room, lowest price first. unseen: agents that are not on the board could take it too.
+    """
+
+    size_mt: int
+    seats: Mapping[str, Seat]
+    unseen: bool
+    ranked: list[Offer]
+    by_agent: dict[str, Offer]
+    told: int = 0  # how much of the board's `taken` these prices know of
+
+    def refresh(self, board: Board) -> None:
+        """Price again whoever was taken since."""
+        for name in board.taken[self.told :]:
+            offer = self.by_agent.pop(name, None)
+            if offer is not None:
+                del self.ranked[bisect_left(self.ranked, offer)]
+                renewed = _offer(self.seats[name], offer.number, self.size_mt, board)
+                if renewed is not None:
+                    self.by_agent[name] = renewed
+                    insort(self.ranked, renewed)
+        self.told = len(board.taken)
+
+
 @dataclass(slots=True)
 class Board:
-    """All agents at one instant, and what each client can still spend. Consumed by one plan.
+    """Agents at one instant, and what each client can still spend. Consumed by one plan.
 
     balance_ub: balance and quota as settled. spendable_ub: the same less what is reserved; it
     falls with each planned task.
+    suited: how many agents of the whole fleet could take a task if they were idle; None when the
+    board has them all.
+    taken: the agents of the planned tasks, in their order.
     """
 
     seats: Mapping[str, Seat]
@@ -89,20 +148,49 @@ class Board:
     routing: Routing
     now_ms: int
     veto: Veto | None = None
-    _matches: dict[tuple[str, int], list[Seat]] = field(default_factory=dict)
+    suited: Callable[[Work], int] | None = None
+    taken: list[str] = field(default_factory=list)
+    _eligible: dict[str, list[Seat]] = field(default_factory=dict)
+    _offers: dict[tuple[str, int], Offers] = field(default_factory=dict)
 
-    def matching(self, work: Work) -> list[Seat]:
-        """Seats whose agent could take the task if it were idle."""
-        found = self._matches.get((work.family, work.size))
+    def offers(self, work: Work) -> Offers:
+        """What there is for a task of this family and size now."""
+        found = self._offers.get((work.family, work.size))
         if found is None:
-            family = self.families[work.family]
-            found = [
-                seat
-                for seat in self.seats.values()
-                if work.size < seat.agent.y_max and eligible(seat.agent, family)
-            ]
-            self._matches[work.family, work.size] = found
+            found = self._offers[work.family, work.size] = self._open(work)
+        found.refresh(self)
         return found
+
+    def _open(self, work: Work) -> Offers:
+        if work.family not in self._eligible:
+            family = self.families[work.family]
+            self._eligible[work.family] = [
+                seat for seat in self.seats.values() if eligible(seat.agent, family)
+            ]
+        seats = {
+            seat.agent.id: seat
+            for seat in self._eligible[work.family]
+            if work.size < seat.agent.y_max
+        }
+        ranked = [
+            offer
+            for number, seat in enumerate(seats.values())
+            if (offer := _offer(seat, number, work.size * MT, self)) is not None
+        ]
+        ranked.sort()
+        return Offers(
+            size_mt=work.size * MT,
+            seats=seats,
+            unseen=self.suited is not None and self.suited(work) > len(seats),
+            ranked=ranked,
+            by_agent={offer.seat.agent.id: offer for offer in ranked},
+            told=len(self.taken),
+        )
+
+
+def _offer(seat: Seat, number: int, size_mt: int, board: Board) -> Offer | None:
+    found = seat.price(size_mt, board.routing.ceiling, board.now_ms)
+    return None if found is None else Offer(found[1], number, found[0], seat)
 
 
 def eligible(agent: Agent, family: Family) -> bool:
@@ -116,60 +204,68 @@ def eligible(agent: Agent, family: Family) -> bool:
 
 
 def plan(works: Sequence[Work], board: Board, rng: random.Random) -> list[Quote | NoSeat]:
-    """Decide each task in turn; every decision raises the price that the next one sees."""
+    """Decide each task in turn; every decision raises the price that the next one sees.
+
+    With n tasks no more than the n cheapest agents can matter: a board that has these, and not
+    all of the fleet, leads to the same prices (`scheduler.shortlist`).
+    """
     return [_place(work, board, rng) for work in works]
 
 
 def _place(work: Work, board: Board, rng: random.Random) -> Quote | NoSeat:
-    seats = board.matching(work)
-    if work.avoid is not None and len(seats) > 1:
-        # Whoever just failed this task sits out while there is anyone else at all.
-        seats = [seat for seat in seats if seat.agent.id != work.avoid]
-    if not seats:
+    offers = board.offers(work)
+    # Whoever just failed this task sits out while there is anyone else at all.
+    avoid = work.avoid if len(offers.seats) > 1 or offers.unseen else None
+    near, room = _near(offers.ranked, work, board, avoid)
+    if near:
+        prices = [offer.price_ub for offer in near]
+        return _take(near[choose(prices, board.routing.epsilon, rng)], work, board)
+    if room:
         return NoSeat(
-            work=work, wait=Wait.NO_AGENT, not_before_ms=_pause_until_ms(work, NO_AGENT_MS, board)
+            work=work,
+            wait=Wait.CREDIT,
+            not_before_ms=_pause_until_ms(work, CREDIT_MS, board),
+            unseen=offers.unseen,
         )
-    offers = _offers(seats, work, board)
-    if not offers:
-        return _full(work, seats, board.now_ms)
+    return _full(work, offers, avoid, board)
+
+
+def _near(
+    ranked: Sequence[Offer], work: Work, board: Board, avoid: str | None
+) -> tuple[list[Offer], bool]:
+    """What the task may choose from: the lowest price that its client can pay, and those within
+    epsilon of it; and whether anything at all was offered, at whatever cost."""
     spendable = board.spendable_ub[work.client]
-    affordable = [offer for offer in offers if offer.cost_ub <= spendable]
-    if not affordable:
-        return NoSeat(
-            work=work, wait=Wait.CREDIT, not_before_ms=_pause_until_ms(work, CREDIT_MS, board)
-        )
-    prices = [offer.price_ub for offer in affordable]
-    return _take(affordable[choose(prices, board.routing.epsilon, rng)], work, board)
+    start, room = 0, False
+    while start < len(ranked):
+        end = _end(ranked, ranked[start], board)
+        offered = _open_to(work, ranked[start:end], board, avoid)
+        room = room or bool(offered)
+        near = [offer for offer in offered if offer.cost_ub <= spendable]
+        if near:
+            # The first of the band may not be for this task: its own band reaches further.
+            more = _open_to(work, ranked[end : _end(ranked, near[0], board)], board, avoid)
+            return near + [offer for offer in more if offer.cost_ub <= spendable], True
+        start = end
+    return [], room
 
 
-class Offer(NamedTuple):
-    """A seat with room, what it would cost, and the price that decides."""
-
-    seat: Seat
-    cost_ub: int
-    price_ub: float
+def _end(ranked: Sequence[Offer], first: Offer, board: Board) -> int:
+    """Where the band of near-equal prices that starts with `first` ends."""
+    edge = first.price_ub * (1 + board.routing.epsilon)
+    return bisect_right(ranked, (edge, math.inf))
 
 
-def _offers(seats: Sequence[Seat], work: Work, board: Board) -> list[Offer]:
-    """Every seat that has room for this task now."""
-    size_mt = work.size * MT
-    ceiling = board.routing.ceiling
-    found: list[Offer] = []
-    for seat in seats:
-        if seat.free_slots <= 0 or size_mt >= seat.y_mt:
-            continue
-        if seat.pool.next_available_ms > board.now_ms:
-            continue
-        cost = cost_ub(seat.agent.k, seat.y_mt, size_mt)
-        if ceiling is not None and cost > ceiling * _idle_cost_ub(seat, size_mt):
-            continue
-        if board.veto is None or not board.veto(work, seat.agent, cost):
-            found.append(Offer(seat, cost, effective_price(cost, seat.f, seat.s)))
-    return found
-
-
-def _idle_cost_ub(seat: Seat, size_mt: int) -> int:
-    return cost_ub(seat.agent.k, seat.agent.y_max * MT, size_mt)
+def _open_to(
+    work: Work, offers: Sequence[Offer], board: Board, avoid: str | None
+) -> Sequence[Offer]:
+    """Those that neither the task's last failure nor a plug-in forbids."""
+    if avoid is not None:
+        offers = [offer for offer in offers if offer.seat.agent.id != avoid]
+    if board.veto is not None:
+        veto = board.veto
+        offers = [offer for offer in offers if not veto(work, offer.seat.agent, offer.cost_ub)]
+    return offers
 
 
 def _take(offer: Offer, work: Work, board: Board) -> Quote:
@@ -187,6 +283,7 @@ def _take(offer: Offer, work: Work, board: Board) -> Quote:
     seat.y_mt -= size_mt
     # With a cooldown one start closes the window for everyone else in the chunk too.
     seat.free_slots = 0 if seat.agent.cooldown_s else seat.free_slots - 1
+    board.taken.append(seat.agent.id)
     board.spendable_ub[work.client] -= offer.cost_ub
     return quote
 
@@ -203,14 +300,27 @@ def _pause_until_ms(work: Work, first_ms: int, board: Board) -> int:
     return board.now_ms + min(PAUSE_MAX_MS, first_ms << min(work.key.attempt - 1, 10))
 
 
-def _full(work: Work, seats: Sequence[Seat], now_ms: int) -> NoSeat:
-    """No room now: because everybody rests until a known time, or because all are busy."""
+def _full(work: Work, offers: Offers, avoid: str | None, board: Board) -> NoSeat:
+    """No room now: because everybody rests until a known time, or because all are busy, or
+    because there is nobody."""
     # The more often a task has asked, the longer it waits: claims and messages are not free.
     pause_ms = min(CAPACITY_MAX_MS, CAPACITY_MS * (1 + work.key.attempt // 2))
-    opens_ms = min(_opens_ms(seat, work.size * MT, now_ms, pause_ms) for seat in seats)
-    resting = all(seat.pool.next_available_ms > now_ms for seat in seats)
+    if offers.unseen:
+        # Of those who were not looked at any may be ready: nothing longer can be promised.
+        not_before_ms = board.now_ms + pause_ms
+        return NoSeat(work=work, wait=Wait.CAPACITY, not_before_ms=not_before_ms, unseen=True)
+    seats = [seat for name, seat in offers.seats.items() if name != avoid]
+    if not seats:
+        return NoSeat(
+            work=work, wait=Wait.NO_AGENT, not_before_ms=_pause_until_ms(work, NO_AGENT_MS, board)
+        )
+    resting = all(seat.pool.next_available_ms > board.now_ms for seat in seats)
     return NoSeat(
-        work=work, wait=Wait.COOLDOWN if resting else Wait.CAPACITY, not_before_ms=opens_ms
+        work=work,
+        wait=Wait.COOLDOWN if resting else Wait.CAPACITY,
+        not_before_ms=min(
+            _opens_ms(seat, work.size * MT, board.now_ms, pause_ms) for seat in seats
+        ),
     )
 
 

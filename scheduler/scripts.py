@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 VERBS = (
+    "look",
     "seed",
     "reserve",
     "begin",

@@ -7,24 +7,28 @@ costs another round.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery import shared_task
 
 from ledger import attempts, snapshots
 from ledger.attempts import Waiting
-from ledger.model import AttemptKey, Wait, Work
+from ledger.model import Agent, AttemptKey, Wait, Work
 from ledger.registry import Registry
 from scheduler.pool import MT
 from scheduler.reservations import Credit, Standing, Taken
 from scheduler.router import CAPACITY_MS, Board, NoSeat, Quote, Seat, plan
+from scheduler.shortlist import Shortlist
 from scheduler.snapshot import decode_snapshot
 from tasks.context import Context, current
 from tasks.messages import EXECUTE, RESERVE, received, send
 from tasks.patience import patient
 
 ROUNDS_MAX = 4  # plans against moved pools before a task waits instead
+
+_shortlists: WeakKeyDictionary[Context, tuple[Registry, Shortlist]] = WeakKeyDictionary()
 
 
 @shared_task(name=RESERVE)
@@ -38,12 +42,21 @@ def _reserve(context: Context, keys: Sequence[AttemptKey]) -> None:
     todo = attempts.works(context.engine, keys, context.now()) if keys else []
     seated: list[AttemptKey] = []
     waiting: list[Waiting] = []
+    wider = False
     for _ in range(ROUNDS_MAX):
         if not todo:
             break
-        taken, refused, todo = _round(context, todo)
+        taken, refused, todo = _round(context, todo, wider=wider)
         seated += taken
-        waiting += refused
+        # Who found no room among a few is planned once more, with others.
+        more = [] if wider else [item.work for item in refused if item.unseen]
+        waiting += [
+            Waiting(item.work.key, item.wait, item.not_before_ms)
+            for item in refused
+            if wider or not item.unseen
+        ]
+        todo += more
+        wider = wider or bool(more)
     waiting += [Waiting(work.key, Wait.CAPACITY, context.now_ms() + CAPACITY_MS) for work in todo]
     if waiting:
         seated += _put_back(context, waiting)
@@ -61,26 +74,26 @@ def _put_back(context: Context, waiting: Sequence[Waiting]) -> list[AttemptKey]:
 
 
 def _round(
-    context: Context, works: Sequence[Work]
-) -> tuple[list[AttemptKey], list[Waiting], list[Work]]:
-    """Plan once and take what was planned: (seated, waiting, to be planned again)."""
+    context: Context, works: Sequence[Work], *, wider: bool
+) -> tuple[list[AttemptKey], list[NoSeat], list[Work]]:
+    """Plan once and take what was planned: (seated, refused, to be planned again)."""
     registry = context.registry(families={work.family for work in works})
+    shortlist = _shortlist(context, registry)
     now_ms = context.now_ms()
+    names = shortlist.pick(works, now_ms, wider=wider)
     clients = sorted({work.client for work in works})
-    board, released_ub = _board(context, registry, clients, now_ms)
+    standings, credits = _look(context, registry, clients, now_ms, names)
+    board = _board(context, registry, standings, credits, now_ms)
     decisions = plan(works, board, context.rng)
+    shortlist.learn(works, board)
     quotes = [item for item in decisions if isinstance(item, Quote)]
-    waiting = [
-        Waiting(item.work.key, item.wait, item.not_before_ms)
-        for item in decisions
-        if isinstance(item, NoSeat)
-    ]
+    refused = [item for item in decisions if isinstance(item, NoSeat)]
     if not quotes:
-        return [], waiting, []
+        return [], refused, []
     answers = context.reservations.reserve(
         quotes,
         spendable_ub=board.balance_ub,
-        released_seen_ub=released_ub,
+        released_seen_ub={client: credit.released_ub for client, credit in credits.items()},
         lease_until_ms={
             family.id: now_ms + int((family.deadline_s + context.lease_margin_s) * 1000)
             for family in registry.families.values()
@@ -98,24 +111,36 @@ def _round(
         for quote, said in zip(quotes, answers, strict=True)
         if said in (Taken.MOVED, Taken.CREDIT)
     ]
-    return seated, waiting, again
+    return seated, refused, again
+
+
+def _shortlist(context: Context, registry: Registry) -> Shortlist:
+    """What this process knows of the agents of this registry; of a new one, nothing yet."""
+    known = _shortlists.get(context)
+    if known is None or known[0] is not registry:
+        made = Shortlist(registry.agents, registry.families, context.rng)
+        known = _shortlists[context] = registry, made
+    return known[1]
 
 
 def _board(
-    context: Context, registry: Registry, clients: Sequence[str], now_ms: int
-) -> tuple[Board, dict[str, int]]:
-    """Everything the router looks at. What was released is read before the balances."""
-    pools, credits = _look(context, registry, clients, now_ms)
-    balance_ub = attempts.spendable_ub(context.engine, clients)
+    context: Context,
+    registry: Registry,
+    standings: Mapping[str, Standing],
+    credits: Mapping[str, Credit],
+    now_ms: int,
+) -> Board:
+    """Everything the router looks at. What was released has been read before the balances."""
+    balance_ub = attempts.spendable_ub(context.engine, list(credits))
     hooks = context.hooks
-    board = Board(
+    return Board(
         seats={
             name: Seat.open(registry.agents[name], pool, judged, registry.routing, now_ms)
-            for name, (pool, judged) in pools.items()
+            for name, (pool, judged) in standings.items()
         },
         balance_ub=balance_ub,
         spendable_ub={
-            client: balance_ub[client] - credits[client].reserved_ub for client in clients
+            client: balance_ub[client] - credit.reserved_ub for client, credit in credits.items()
         },
         families=registry.families,
         routing=registry.routing,
@@ -129,26 +154,41 @@ def _board(
             if hooks.has("before_task")
             else None
         ),
+        suited=_shortlist(context, registry).suited,
     )
-    return board, {client: credit.released_ub for client, credit in credits.items()}
 
 
 def _look(
-    context: Context, registry: Registry, clients: Sequence[str], now_ms: int
+    context: Context,
+    registry: Registry,
+    clients: Sequence[str],
+    now_ms: int,
+    names: Sequence[str] | None = None,
 ) -> tuple[dict[str, Standing], dict[str, Credit]]:
-    """Every agent's pool. One that Redis does not have is made from its last snapshot, one that
-    has another size than the registry says is resized."""
-    names = list(registry.agents)
+    """The pools of these agents, of all unless they are named. When Redis does not have one, or
+    has it at another size than the registry says, every such pool is made from its last snapshot
+    or resized."""
+    names = list(registry.agents) if names is None else names
     found = context.reservations.look(names, clients)
-    missing = [
-        agent
-        for name, agent in registry.agents.items()
-        if name not in found[0] or found[0][name][0].y_max_mt != agent.y_max * MT
-    ]
-    if not missing:
+    if not _unfit(registry, names, found[0]):
         return found
     known = snapshots.load(context.engine)
+    everybody = list(registry.agents)
+    standings, _ = context.reservations.look(everybody)
     context.reservations.seed(
-        missing, {name: decode_snapshot(state) for name, state in known.items()}, now_ms
+        _unfit(registry, everybody, standings),
+        {name: decode_snapshot(state) for name, state in known.items()},
+        now_ms,
     )
     return context.reservations.look(names, clients)
+
+
+def _unfit(
+    registry: Registry, names: Sequence[str], standings: Mapping[str, Standing]
+) -> list[Agent]:
+    """Agents whose pool is missing or has the wrong size."""
+    return [
+        registry.agents[name]
+        for name in names
+        if name not in standings or standings[name][0].y_max_mt != registry.agents[name].y_max * MT
+    ]

@@ -233,3 +233,16 @@ def test_the_clock_ticks_while_there_is_something_to_time_and_comes_back_if_it_i
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["took longer than 0.05 s"] * 4
+
+
+def test_a_process_that_ends_is_not_ended_by_its_own_clock() -> None:
+    program = (
+        "import time\n"
+        "from scheduler.bounded import bounded\n"
+        "class Late:\n"
+        "    def __init__(self): self.sleep = time.sleep\n"
+        "    def __del__(self): self.sleep(0.2)\n"
+        "late = Late()\n"
+        "bounded(1, int)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -429,10 +429,12 @@ def test_an_attempt_that_was_given_up_is_counted(
     submit(engine, now, 2)
     watch = watch_over(context, redis_url, {})
     bind(context)
-    message = [[key.task, key.attempt] for key in claim(engine, now)]
+    keys = claim(engine, now)
+    message = [[key.task, key.attempt] for key in keys]
     watch.begin("saga.reserve", [message])
     reserve.reserve(message)
     watch.end(failed=False)
+    reservations.begin(keys, "a worker that died", context.now_ms())
     clock[0] += 60  # its lease is over
     watch.begin("cron.sweep", [])
     sweep.sweep()

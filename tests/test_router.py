@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,6 +140,16 @@ def test_who_failed_last_sits_out_while_there_is_another() -> None:
     ]
 
 
+def test_the_band_begins_with_the_lowest_price_that_is_allowed() -> None:
+    """B is within epsilon of A, C of B only; A is not for this task."""
+    seen = Counter(
+        chosen(decide(board([agent("A"), agent("B", k=1_040_000), agent("C", k=1_080_000)]),
+                      work(avoid="A"), seed=seed))[0]
+        for seed in range(60)
+    )  # fmt: skip
+    assert set(seen) == {"B", "C"}
+
+
 def test_credit_decides_by_cost_and_takes_what_can_be_paid() -> None:
     dear, cheap = agent("dear", k=10**6), agent("cheap", k=10**3)
     risky = {"cheap": Judgement(f=5.0, s=0.001, judged_at_ms=NOW_MS)}
@@ -242,3 +253,109 @@ def test_a_plan_never_overdraws_anyone(
         assert slots_left[name] >= 0
     assert spent["P"] <= credit_ub
     assert spent["Q"] <= 10**6
+
+
+def test_a_board_of_a_few_says_so() -> None:
+    """Agents that were not looked at: nobody is told that there is none, or that all rest."""
+    resting = Pool(y_mt=1000 * MT, refilled_at_ms=NOW_MS, next_available_ms=NOW_MS + 7_000)
+    for seats, pools, asked in (
+        ([], {}, work()),
+        ([agent("A")], {"A": resting}, work()),
+        ([agent("A")], {}, work(avoid="A")),
+    ):
+        (decision,) = decide(board(seats, pools=pools, suited=lambda _: 2), asked)
+        assert isinstance(decision, NoSeat)
+        assert (decision.wait, decision.unseen) == (Wait.CAPACITY, True)
+        assert decision.not_before_ms == NOW_MS + 100
+    (decision,) = decide(board([agent("A")], spendable={"R": 1}, suited=lambda _: 2))
+    assert isinstance(decision, NoSeat)
+    assert (decision.wait, decision.unseen) == (Wait.CREDIT, True)
+    # The board has all that are suited: what it says is final.
+    (decision,) = decide(board([agent("A")], pools={"A": resting}, suited=lambda _: 1))
+    assert isinstance(decision, NoSeat)
+    assert (decision.wait, decision.unseen) == (Wait.COOLDOWN, False)
+    assert chosen(decide(board([], suited=lambda _: 0))) == [Wait.NO_AGENT]
+
+
+def test_plugins_are_asked_about_the_cheapest_first() -> None:
+    asked: list[str] = []
+
+    def veto(_task: Work, to: Agent, _cost: int) -> bool:
+        asked.append(to.id)
+        return to.id == "A"
+
+    fleet = [agent("D", k=4 * 10**6), agent("B", k=2 * 10**6), agent("A"), agent("C", k=3 * 10**6)]
+    assert chosen(decide(board(fleet, veto=veto))) == ["B"]
+    assert asked == ["A", "B"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    AGENTS,
+    WORKS,
+    st.integers(0, 10**10),
+    st.sampled_from([0.0, 0.05, 1.0]),
+    st.sampled_from([None, 1.5, 4.0]),
+    st.booleans(),
+)
+def test_every_choice_is_near_the_lowest_price_that_is_allowed(  # noqa: PLR0917
+    given_agents: list[Any],
+    given_works: list[Any],
+    credit_ub: int,
+    epsilon: float,
+    ceiling: float | None,
+    vetoes: bool,
+) -> None:
+    """Against the plainest reading of the rules: all seats asked anew for each task."""
+    agents, pools, judged = [], {}, {}
+    for number, (y_max, slots, k, refill, in_flight, left) in enumerate(given_agents):
+        item = agent(f"a{number}", y_max=y_max, slots=slots, k=k, cooldown_s=float(refill))
+        agents.append(item)
+        pools[item.id] = Pool(
+            y_mt=int(y_max * MT * left), refilled_at_ms=NOW_MS, in_flight=in_flight
+        )
+        judged[item.id] = Judgement(f=left * 5, s=1 - left / 2, judged_at_ms=NOW_MS)
+
+    def veto(_task: Work, _to: Agent, cost: int) -> bool:
+        return cost % 3 == 0
+
+    routing = Routing(epsilon=epsilon, ceiling=ceiling)
+    on = board(
+        agents,
+        families=[family("f"), family("g")],
+        pools=pools,
+        judged=judged,
+        routing=routing,
+        veto=veto if vetoes else None,
+        spendable={"P": credit_ub, "Q": 10**7},
+    )
+    seats = {name: replace(seat) for name, seat in on.seats.items()}
+    spendable = dict(on.spendable_ub)
+    works = [
+        work(f"t{number}", client=name, size=size, avoid=avoid, family="fg"[number % 2])
+        for number, (name, size, avoid) in enumerate(given_works)
+    ]
+    for decision in plan(works, on, random.Random(1)):
+        task, size_mt = decision.work, decision.work.size * MT
+        fit = [seat for seat in seats.values() if seat.agent.y_max > task.size]
+        others = [seat for seat in fit if len(fit) == 1 or seat.agent.id != task.avoid]
+        offers = {
+            seat.agent.id: found
+            for seat in others
+            if (found := seat.price(size_mt, ceiling, NOW_MS))
+            and not (vetoes and veto(task, seat.agent, found[0]))
+        }
+        payable = {
+            name: price for name, (cost, price) in offers.items() if cost <= spendable[task.client]
+        }
+        if isinstance(decision, NoSeat):
+            assert not payable
+            assert (decision.wait is Wait.CREDIT) == bool(offers)
+            assert (decision.wait is Wait.NO_AGENT) == (not others)
+            continue
+        seat = seats[decision.agent.id]
+        assert decision.price_ub == payable[decision.agent.id]
+        assert decision.price_ub <= min(payable.values()) * (1 + epsilon)
+        spendable[task.client] -= decision.cost_ub
+        seat.y_mt -= size_mt
+        seat.free_slots = 0 if seat.agent.cooldown_s else seat.free_slots - 1
