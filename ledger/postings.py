@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from ledger.model import AttemptKey, Settlement
 from ledger.money import split
@@ -26,9 +27,11 @@ class Settled(StrEnum):
     NO_CREDIT = "no_credit"  # the balance would fall below the quota
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Posting:
-    """One movement on one account; the postings of a transaction sum to zero."""
+class Posting(NamedTuple):
+    """One movement on one account; the postings of a transaction sum to zero.
+
+    A tuple, as `TaskRow`: a chunk makes hundreds of them while others wait for the settle lock.
+    """
 
     account: str
     amount_ub: int
@@ -42,8 +45,7 @@ class Standing:
     quota_ub: int | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskRow:
+class TaskRow(NamedTuple):
     """A task as read under lock."""
 
     attempt: int
@@ -73,9 +75,9 @@ def payment(settlement: Settlement, tau_ppm: int) -> list[Posting]:
     """Client pays, τ of it burns, the agent gets the rest. Postings of zero are left out."""
     shares = split(settlement.cost_ub, tau_ppm)
     found = [
-        Posting(account=client_account(settlement.client), amount_ub=-settlement.cost_ub),
-        Posting(account=agent_account(settlement.agent), amount_ub=shares.agent_ub),
-        Posting(account=BURN, amount_ub=shares.burn_ub),
+        Posting(client_account(settlement.client), -settlement.cost_ub),
+        Posting(agent_account(settlement.agent), shares.agent_ub),
+        Posting(BURN, shares.burn_ub),
     ]
     return [posting for posting in found if posting.amount_ub]
 

@@ -87,7 +87,7 @@ CREATE TABLE task_body (
 );
 
 CREATE TABLE task_result (
-    task uuid PRIMARY KEY REFERENCES task ON DELETE CASCADE,
+    task uuid PRIMARY KEY,
     agent text NOT NULL,
     attempt integer NOT NULL,
     cost_ub bigint NOT NULL CHECK (cost_ub >= 0),
@@ -96,7 +96,7 @@ CREATE TABLE task_result (
 
 -- How each attempt ended. Written once, when it ends.
 CREATE TABLE attempt (
-    task uuid NOT NULL REFERENCES task ON DELETE CASCADE,
+    task uuid NOT NULL,
     attempt integer NOT NULL,
     state text NOT NULL CHECK (state IN ('COMMITTED', 'ABORTED')),
     outcome text NOT NULL,
@@ -114,10 +114,47 @@ CREATE TABLE attempt (
     CHECK ((state = 'ABORTED') = (num_nulls(f_before, f_after, s_before, s_after) = 0))
 );
 
+-- Results and attempts belong to tasks. A foreign key would look up every row on its own, on the
+-- way of every settlement.
+CREATE FUNCTION require_tasks() RETURNS trigger LANGUAGE plpgsql
+SET search_path = public, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    tasks uuid[];
+BEGIN
+    SELECT array_agg(DISTINCT i.task) INTO tasks FROM inserted i;
+    IF (SELECT count(*) FROM task t WHERE t.id = ANY (tasks)) < cardinality(tasks) THEN
+        RAISE EXCEPTION 'a row of % names a task that does not exist', TG_TABLE_NAME
+            USING ERRCODE = 'foreign_key_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION forget_tasks() RETURNS trigger LANGUAGE plpgsql
+SET search_path = public, pg_temp AS $$
+BEGIN
+    DELETE FROM task_result r USING deleted d WHERE r.task = d.id;
+    DELETE FROM attempt a USING deleted d WHERE a.task = d.id;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER result_of_task AFTER INSERT ON task_result
+    REFERENCING NEW TABLE AS inserted
+    FOR EACH STATEMENT EXECUTE FUNCTION require_tasks();
+CREATE TRIGGER attempt_of_task AFTER INSERT ON attempt
+    REFERENCING NEW TABLE AS inserted
+    FOR EACH STATEMENT EXECUTE FUNCTION require_tasks();
+CREATE TRIGGER task_forgotten AFTER DELETE ON task
+    REFERENCING OLD TABLE AS deleted
+    FOR EACH STATEMENT EXECUTE FUNCTION forget_tasks();
+
 -- Money: double entry, integer micro-credits ----------------------------------------------------
 
+-- A domain is checked when a name is written; a CHECK of the table, whenever a balance moves.
+CREATE DOMAIN account_id AS text
+    CHECK (VALUE ~ '^(client|agent|system):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$');
+
 CREATE TABLE account (
-    id text PRIMARY KEY CHECK (id ~ '^(client|agent|system):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    id account_id PRIMARY KEY,
     quota_ub bigint CHECK (quota_ub >= 0),
     balance_ub bigint NOT NULL DEFAULT 0,
     opened_at timestamptz NOT NULL,
@@ -143,36 +180,42 @@ CREATE TABLE posting (
 CREATE INDEX posting_account ON posting (account, transaction);
 
 -- All postings of a transaction come in one statement, with the transaction itself: they must
--- cancel out and name accounts that exist. They alone move balances. Set-based where foreign keys would cost a
--- probe per row on the hottest table.
+-- cancel out and name accounts that exist. They alone move balances. By sets, where foreign keys
+-- would cost a probe per row on the hottest table; by lists of keys and without sequential scans,
+-- because a session keeps the plans that it made while the tables were small.
 CREATE FUNCTION apply_postings() RETURNS trigger LANGUAGE plpgsql
-SECURITY DEFINER SET search_path = public, pg_temp AS $$
+SECURITY DEFINER SET search_path = public, pg_temp SET enable_seqscan = off AS $$
 DECLARE
+    transactions bigint[];
     broken bigint;
-    wanted bigint;
+    accounts text[];
+    deltas_ub bigint[];
     moved bigint;
 BEGIN
-    SELECT p.transaction INTO broken FROM inserted p
-    GROUP BY p.transaction HAVING sum(p.amount_ub) <> 0 LIMIT 1;
-    IF FOUND THEN
+    SELECT array_agg(s.transaction), min(s.transaction) FILTER (WHERE s.total_ub <> 0)
+    INTO transactions, broken
+    FROM (
+        SELECT i.transaction, sum(i.amount_ub) AS total_ub FROM inserted i GROUP BY i.transaction
+    ) s;
+    IF broken IS NOT NULL THEN
         RAISE EXCEPTION 'postings of transaction % do not sum to zero', broken
             USING ERRCODE = 'check_violation';
     END IF;
-    SELECT p.transaction INTO broken FROM inserted p
-    WHERE NOT EXISTS (
-        SELECT 1 FROM ledger_transaction t
-        WHERE t.id = p.transaction AND t.xmin = pg_current_xact_id()::xid
-    ) LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION 'posting names transaction %, which was not made with it', broken
+    IF (
+        SELECT count(*) FROM ledger_transaction t
+        WHERE t.id = ANY (transactions) AND t.xmin = pg_current_xact_id()::xid
+    ) < cardinality(transactions) THEN
+        RAISE EXCEPTION 'a posting names a transaction that was not made with it'
             USING ERRCODE = 'foreign_key_violation';
     END IF;
-    SELECT count(DISTINCT account) INTO wanted FROM inserted;
-    UPDATE account a SET balance_ub = a.balance_ub + d.delta_ub
-    FROM (SELECT account, sum(amount_ub) AS delta_ub FROM inserted GROUP BY account) d
-    WHERE a.id = d.account;
+    SELECT array_agg(s.account), array_agg(s.delta_ub) INTO accounts, deltas_ub
+    FROM (
+        SELECT i.account, sum(i.amount_ub) AS delta_ub FROM inserted i GROUP BY i.account
+    ) s;
+    UPDATE account a SET balance_ub = a.balance_ub + deltas_ub[array_position(accounts, a.id::text)]
+    WHERE a.id = ANY (accounts);
     GET DIAGNOSTICS moved = ROW_COUNT;
-    IF moved <> wanted THEN
+    IF moved < cardinality(accounts) THEN
         RAISE EXCEPTION 'a posting names an account that does not exist'
             USING ERRCODE = 'foreign_key_violation';
     END IF;

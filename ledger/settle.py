@@ -7,7 +7,7 @@ the order in which balances moved. A chunk amortises the lock and the fsync. Row
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, Engine
@@ -34,21 +34,26 @@ def settle(
     running it again tells which.
     """
     with transaction(engine) as connection:
-        tasks, accounts, first = _lock(connection, settlements)
+        tasks, accounts, first, rows = _lock(connection, settlements)
         plan = plan_settlements(settlements, tasks, accounts, tau_ppm)
         if plan.payments:
-            paid = [settlement for settlement, _ in plan.payments]
+            paid = [settlement.key for settlement, _ in plan.payments]
             with last_batch(connection):
                 append(
                     connection,
                     kind="settle",
                     first=first,
-                    tasks=[settlement.key.task for settlement in paid],
+                    tasks=[key.task for key in paid],
                     postings=[postings for _, postings in plan.payments],
                     now=now,
                 )
-                query(connection, "commit_tasks", {"rows": _rows(paid), "now": now})
-                notify_ended(connection, [item.key.task for item in paid])
+                values = {
+                    "rows": f"[{','.join([rows[key] for key in paid])}]",
+                    "tasks": _array([key.task for key in paid]),
+                    "now": now,
+                }
+                query(connection, "commit_tasks", values)
+                notify_ended(connection, [key.task for key in paid])
     return plan.outcomes
 
 
@@ -76,55 +81,65 @@ def append(
     Needs the settle lock. Every movement of credit passes here, in the order in which balances
     change: this is where a transaction's leaf enters the log.
     """
-    ids = list(range(first, first + len(tasks)))
-    values = {"ids": ids, "tasks": list(tasks), "kind": kind, "now": now}
-    query(connection, "add_transactions", values)
+    ids = range(first, first + len(tasks))
     rows = [
-        (number, posting.account, posting.amount_ub)
-        for number, group in zip(ids, postings, strict=True)
-        for posting in group
+        (number, posting) for number, group in zip(ids, postings, strict=True) for posting in group
     ]
-    columns = {
-        "transactions": [number for number, _, _ in rows],
-        "accounts": [account for _, account, _ in rows],
-        "amounts": [amount_ub for _, _, amount_ub in rows],
+    names: dict[str, int] = {}
+    values = {
+        "kind": kind,
+        "now": now,
+        "ids": _array(ids),
+        "tasks": _array([task or "NULL" for task in tasks]),
+        "transactions": _array([number for number, _ in rows]),
+        "places": _array([names.setdefault(row.account, len(names) + 1) for _, row in rows]),
+        "amounts": _array([posting.amount_ub for _, posting in rows]),
+        "names": list(names),
     }
-    query(connection, "add_postings", columns)
+    query(connection, "append", values)
 
 
 def _lock(
     connection: Connection, settlements: Sequence[Settlement]
-) -> tuple[dict[str, TaskRow], dict[str, Standing], int]:
-    """The settle lock, then the tasks and the paying accounts of a chunk, each in one order."""
-    ids = sorted({settlement.key.task for settlement in settlements})
-    accounts = sorted({client_account(settlement.client) for settlement in settlements})
+) -> tuple[dict[str, TaskRow], dict[str, Standing], int, dict[AttemptKey, str]]:
+    """The settle lock, then the tasks and the paying accounts of a chunk, each in one order.
+
+    And what `commit_tasks` will want of each settlement, as JSON: written while the server works.
+    """
+    ids = {settlement.key.task for settlement in settlements}
+    accounts = {client_account(settlement.client) for settlement in settlements}
     with batch(connection):
         take_settle_lock(connection)
-        tasks = query(connection, "settle_tasks", {"ids": ids})
-        standings = query(connection, "settle_accounts", {"accounts": accounts})
+        tasks = query(connection, "settle_tasks", {"ids": _array(ids)})
+        standings = query(connection, "settle_accounts", {"accounts": list(accounts)})
         number = query(connection, "next_transaction")
+        # Of an attempt that is there twice the first counts, as in the plan.
+        rows = {settlement.key: _row(settlement) for settlement in reversed(settlements)}
     return (
-        {
-            str(row.id): TaskRow(attempt=row.attempt, state=row.state, in_flight=row.in_flight)
-            for row in tasks
-        },
+        {row.id: TaskRow(row.attempt, row.state, row.in_flight) for row in tasks.fetchall()},
         {row.id: Standing(balance_ub=row.balance_ub, quota_ub=row.quota_ub) for row in standings},
         int(one(number).id),
+        rows,
     )
 
 
-def _rows(paid: Sequence[Settlement]) -> str:
+def _row(settlement: Settlement) -> str:
     return json.dumps(
-        [
-            {
-                "task": item.key.task,
-                "attempt": item.key.attempt,
-                "agent": item.agent,
-                "cost_ub": item.cost_ub,
-                "latency_s": item.latency_s,
-                "reason": item.reason,
-                "output": item.output,
-            }
-            for item in paid
-        ]
+        {
+            "task": settlement.key.task,
+            "attempt": settlement.key.attempt,
+            "agent": settlement.agent,
+            "cost_ub": settlement.cost_ub,
+            "latency_s": settlement.latency_s,
+            "reason": settlement.reason,
+            "output": settlement.output,
+        }
     )
+
+
+def _array(values: Iterable[object]) -> str:
+    """A PostgreSQL array of numbers or ids, which need no quotes.
+
+    Of a list the driver looks at every element, which costs more than writing them.
+    """
+    return "{" + ",".join(map(str, values)) + "}"

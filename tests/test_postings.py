@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +26,7 @@ ROWS = st.dictionaries(
         attempt=st.integers(1, 3),
         state=st.sampled_from(["INIT", "INIT", "INIT", "COMMITTED", "CANCELLED", "QUARANTINED"]),
         in_flight=st.sampled_from([True, True, True, False]),
-    ).map(lambda row: replace(row, in_flight=row.in_flight and row.state == "INIT")),
+    ).map(lambda row: row._replace(in_flight=row.in_flight and row.state == "INIT")),
 )
 ACCOUNTS = st.fixed_dictionaries(
     {

@@ -140,6 +140,45 @@ def test_a_transaction_is_complete_once_it_is_committed(database_url: str) -> No
         )
 
 
+RESULT = "INSERT INTO task_result SELECT task, 'A', 1, 0, '1' FROM unnest('{{{}}}'::uuid[]) task"
+ATTEMPT = (
+    "INSERT INTO attempt (task, attempt, state, outcome, cost_ub, latency_s, reason, ended_at)"
+    " SELECT task, 1, 'COMMITTED', 'ok', 0, 0, '', now() FROM unnest('{{{}}}'::uuid[]) task"
+)
+TASK = "01900000-0000-7000-8000-000000000001"
+NO_TASK = "01900000-0000-7000-8000-000000000002"
+WAITING = (
+    "INSERT INTO family VALUES ('echo', 1, 1, 1, '{}')",
+    "INSERT INTO task (id, client, family, type, size, ready_at, submitted_at, content_sha256)"
+    f" VALUES ('{TASK}', 'R', 'echo', 'work', 1, now(), now(), '')",
+)
+
+
+@pytest.mark.parametrize("statement", [RESULT, ATTEMPT])
+def test_results_and_attempts_belong_to_a_task(database_url: str, statement: str) -> None:
+    """Also one of many: the check is made once for all rows of a statement."""
+    as_owner(database_url, MINTED, *WAITING)
+    with pytest.raises(errors.ForeignKeyViolation, match="names a task that does not exist"):
+        as_owner(database_url, f"SET ROLE {APP_ROLE}", statement.format(f"{TASK},{NO_TASK}"))
+    as_owner(database_url, f"SET ROLE {APP_ROLE}", statement.format(TASK))
+
+
+def test_what_belongs_to_a_task_goes_with_it(database_url: str) -> None:
+    as_owner(database_url, MINTED, *WAITING)
+    as_owner(database_url, RESULT.format(TASK), ATTEMPT.format(TASK))
+    as_owner(database_url, f"DELETE FROM task WHERE id = '{TASK}'")
+    with psycopg.connect(database_url) as connection:
+        left = "SELECT (SELECT count(*) FROM task_result) + (SELECT count(*) FROM attempt)"
+        assert connection.execute(left).fetchone() == (0,)
+
+
+@pytest.mark.parametrize("name", ["client:", "agent:a b", "bank:R", "system:" + "a" * 65])
+def test_an_account_has_a_name_of_a_known_form(database_url: str, name: str) -> None:
+    opened = f"INSERT INTO account (id, quota_ub, opened_at) VALUES ('{name}', 0, now())"
+    with pytest.raises(errors.CheckViolation):
+        as_owner(database_url, f"SET ROLE {APP_ROLE}", opened)
+
+
 REWRITES = [
     "UPDATE account SET balance_ub = balance_ub + 1 WHERE id = 'client:R'",
     "UPDATE account SET id = 'client:Q' WHERE id = 'client:R'",

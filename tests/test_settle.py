@@ -68,6 +68,39 @@ def test_settling_twice_pays_once(engine: Engine, now: datetime) -> None:
     assert check.totals(engine)["settlements"] == 1
 
 
+def test_of_an_attempt_offered_twice_the_first_counts(engine: Engine, now: datetime) -> None:
+    (key,) = claimed(engine, now)
+    both = [settlement(key, cost_ub=7), settlement(key, cost_ub=9)]
+    assert settle(engine, both, tau_ppm=TAU, now=now) == {key: Settled.PAID}
+    assert intake.task_row(engine, key.task)["cost_ub"] == 7
+    assert balance_ub(engine, "client:R") == 2000 * UB - 7
+    assert check.violations(engine) == []
+
+
+def test_plans_made_while_tables_were_small_find_rows_by_key(engine: Engine, now: datetime) -> None:
+    """A session keeps its plans: one that scans would cost more with every task there ever was."""
+    keys = claimed(engine, now, 1000)
+    chunks = [keys[start : start + 10] for start in range(0, 200, 10)]
+    settle(engine, [settlement(key) for key in chunks[0]], tau_ppm=TAU, now=now)
+    before = scans(engine)
+    for chunk in chunks[1:]:
+        settle(engine, [settlement(key) for key in chunk], tau_ppm=TAU, now=now)
+    assert scans(engine) == before
+
+
+def scans(engine: Engine) -> dict[str, int]:
+    """Sequential scans so far of the tables that grow with every settlement."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+        connection.commit()
+        rows = connection.exec_driver_sql(
+            "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE relname IN "
+            "('task', 'task_result', 'attempt', 'ledger_transaction', 'posting')"
+        ).all()
+    assert len(rows) == 5
+    return {row.relname: row.seq_scan for row in rows}
+
+
 def test_only_the_attempt_in_charge_is_paid(engine: Engine, now: datetime) -> None:
     (old,) = claimed(engine, now)
     (new,) = claim(engine, now + LATER)

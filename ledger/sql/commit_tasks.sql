@@ -1,5 +1,7 @@
 -- The outcome of settled tasks: result, attempt record and final state. One JSON document
 -- instead of an array per column: cheaper to write for the client, and outputs are JSON anyway.
+-- `tasks` names the same tasks again: found by it, a task is looked up by its key under every plan,
+-- also under one that was made while the table was small.
 WITH given AS (
     SELECT * FROM json_to_recordset(CAST(%(rows)s AS json)) AS g (
         task uuid, attempt integer, agent text, cost_ub bigint, latency_s float8, reason text,
@@ -14,4 +16,4 @@ WITH given AS (
     FROM given
 )
 UPDATE task t SET state = 'COMMITTED', wait = NULL, ended_at = %(now)s, reason = g.reason
-FROM given g WHERE t.id = g.task
+FROM given g WHERE t.id = g.task AND t.id = ANY(CAST(%(tasks)s AS uuid[]))

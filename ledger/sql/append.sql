@@ -1,0 +1,11 @@
+-- Transactions with all their postings; the trigger checks these and moves the balances. A posting
+-- names its account by its place in `names`: there are few of them, and numbers are cheap to read.
+WITH made AS (
+    INSERT INTO ledger_transaction (id, kind, task, at)
+    SELECT id, %(kind)s, task, %(now)s
+    FROM unnest(CAST(%(ids)s AS bigint[]), CAST(%(tasks)s AS uuid[])) AS t (id, task)
+)
+INSERT INTO posting (transaction, account, amount_ub)
+SELECT transaction, (CAST(%(names)s AS text[]))[place], amount_ub
+FROM unnest(CAST(%(transactions)s AS bigint[]), CAST(%(places)s AS integer[]),
+            CAST(%(amounts)s AS bigint[])) AS p (transaction, place, amount_ub)
