@@ -41,5 +41,9 @@ class Unavailable(ClearlaneError):
         self.what = what
 
 
+class NotStorable(ClearlaneError):
+    """PostgreSQL refuses what it was given to keep. Final: it would refuse it again."""
+
+
 class InvariantBroken(ClearlaneError):
     """A pure function was asked for something its contract excludes: a bug of ours."""

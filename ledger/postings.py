@@ -25,6 +25,7 @@ class Settled(StrEnum):
     ALREADY = "already"  # this attempt was settled before: nothing moved twice
     STALE = "stale"  # another attempt is in charge, or the task has ended otherwise
     NO_CREDIT = "no_credit"  # the balance would fall below the quota
+    REFUSED = "refused"  # its result cannot be kept: the attempt has failed
 
 
 class Posting(NamedTuple):

@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+from psycopg import DataError, IntegrityError
 from sqlalchemy import Connection, Engine
 
 from ledger.db import SETTLE_LOCK, batch, last_batch, notify_ended, one, query, transaction
+from ledger.errors import NotStorable
 from ledger.model import AttemptKey, Settlement
 from ledger.postings import (
     Posting,
@@ -31,8 +33,18 @@ def settle(
 
     Safe to run twice and late: (task, attempt) decides, and a task has one transaction at most.
     Raises Unavailable when PostgreSQL is away, in which case nothing or everything was done, and
-    running it again tells which.
+    running it again tells which. Raises NotStorable when one of them cannot be kept; then nothing
+    was done.
     """
+    try:
+        return _settle(engine, settlements, tau_ppm, now)
+    except (DataError, IntegrityError) as error:
+        raise NotStorable(str(error).strip().splitlines()[0]) from error
+
+
+def _settle(
+    engine: Engine, settlements: Sequence[Settlement], tau_ppm: int, now: datetime
+) -> Mapping[AttemptKey, Settled]:
     with transaction(engine) as connection:
         tasks, accounts, first, rows = _lock(connection, settlements)
         plan = plan_settlements(settlements, tasks, accounts, tau_ppm)

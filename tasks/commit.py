@@ -7,20 +7,26 @@ SUCCEEDED to COMMITTED (paper sections 6.2 and 6.3; rows M04, M05, M06). The led
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import structlog
 from celery import shared_task
 
 from ledger import attempts
 from ledger.attempts import Waiting
-from ledger.model import AttemptKey, SagaState, Settlement, Wait
+from ledger.errors import NotStorable
+from ledger.model import AttemptKey, Outcome, SagaState, Settlement, Wait
 from ledger.postings import Settled
 from ledger.settle import settle
 from scheduler.router import CREDIT_MS
 from scheduler.saga import Saga
+from tasks.abort import failure
 from tasks.context import Context, current
 from tasks.messages import COMMIT, received
 from tasks.patience import patient
+
+log = structlog.get_logger()
 
 
 @shared_task(name=COMMIT)
@@ -39,18 +45,35 @@ def _commit(context: Context, keys: Sequence[AttemptKey]) -> None:
     ]
     if not sagas:
         return
-    outcomes = settle(
-        context.engine,
-        [settlement(saga) for saga in sagas],
-        tau_ppm=context.registry().tau_ppm,
-        now=context.now(),
-    )
+    outcomes = _settle(context, sagas)
     _let_wait(context, outcomes)
     moved = (Settled.PAID, Settled.ALREADY)
     for settled in (True, False):
         ended = [saga for saga in sagas if (outcomes[saga.work.key] in moved) is settled]
         if ended:
             context.reservations.release(ended, settled=settled)
+
+
+def _settle(context: Context, sagas: Sequence[Saga]) -> dict[AttemptKey, Settled]:
+    """Settle together; if one of them cannot be kept, in halves, until it is alone and fails."""
+    try:
+        return dict(
+            settle(
+                context.engine,
+                [settlement(saga) for saga in sagas],
+                tau_ppm=context.registry().tau_ppm,
+                now=context.now(),
+            )
+        )
+    except NotStorable as error:
+        if len(sagas) > 1:
+            middle = len(sagas) // 2
+            return _settle(context, sagas[:middle]) | _settle(context, sagas[middle:])
+        (saga,) = sagas
+        log.error("a result cannot be kept", task=saga.work.key.task, reason=str(error))
+    failed = replace(failure(saga), outcome=Outcome.GARBAGE, reason="its result cannot be kept")
+    attempts.abort(context.engine, [failed], context.now())
+    return {saga.work.key: Settled.REFUSED}
 
 
 def settlement(saga: Saga) -> Settlement:

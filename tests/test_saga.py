@@ -26,10 +26,11 @@ from sqlalchemy import Engine
 import tasks.messages
 from ledger import accounts, attempts, check, intake
 from ledger.errors import Unavailable
-from ledger.model import AttemptKey, Outcome, Reply, TaskState, Wait
+from ledger.model import AttemptKey, Outcome, Reply, Settlement, TaskState, Wait
 from ledger.registry import suspend
 from scheduler.pool import MT, refill_mt
 from scheduler.reservations import Reservations, connect
+from scheduler.saga import Saga
 from tasks import abort, commit, execute, reserve, sweep, validate
 from tasks.call import Call
 from tasks.context import Context, bind
@@ -203,6 +204,33 @@ def test_an_agent_that_said_429_rests_as_long_as_it_asked(fleet: Fleet) -> None:
     rests = {pool.next_available_ms for pool, _ in board.values()}
     assert rests == {0, fleet.context.now_ms() + 2_000}
     assert all(judged.f == 0.0 and judged.s == 1.0 for _, judged in board.values())
+
+
+def test_null_is_an_answer_like_any_other(fleet: Fleet) -> None:
+    asked = intake.Submission(family="good", payload=None)
+    (accepted,) = intake.submit(fleet.engine, "R", [asked], fleet.now)
+    fleet.drain()
+    row = fleet.row(accepted.task)
+    assert (row["state"], row["attempt"], row["output"]) == ("COMMITTED", 1, None)
+
+
+def test_a_result_that_cannot_be_kept_holds_up_no_neighbour(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, *others = submit(fleet.engine, fleet.now, 5, to="good")
+    plain = commit.settlement
+
+    def damaged(saga: Saga) -> Settlement:
+        made = plain(saga)
+        return replace(made, reason="\x00") if made.key.task == bad else made
+
+    monkeypatch.setattr(commit, "settlement", damaged)
+    fleet.dispatch()
+    fleet.deliver_all()
+    assert {fleet.row(task)["state"] for task in others} == {"COMMITTED"}
+    (attempt,) = fleet.row(bad)["attempts"]
+    assert (attempt["outcome"], attempt["reason"]) == ("garbage", "its result cannot be kept")
+    assert fleet.in_flight() == 0
 
 
 @pytest.mark.parametrize("ended_by", ["cancel", "expiry"])

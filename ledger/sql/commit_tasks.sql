@@ -9,7 +9,8 @@ WITH given AS (
     )
 ), results AS (
     INSERT INTO task_result (task, agent, attempt, cost_ub, output)
-    SELECT task, agent, attempt, cost_ub, output FROM given
+    -- JSON's null is an answer like any other, but comes out of a record as no value at all.
+    SELECT task, agent, attempt, cost_ub, coalesce(output, CAST('null' AS json)) FROM given
 ), recorded AS (
     INSERT INTO attempt (task, attempt, state, outcome, agent, cost_ub, latency_s, reason, ended_at)
     SELECT task, attempt, 'COMMITTED', 'ok', agent, cost_ub, latency_s, reason, %(now)s
