@@ -17,7 +17,7 @@ from ledger.errors import BadInput, Unavailable
 from ledger.intake import checked_id
 from ledger.model import AttemptKey
 
-CHUNK_MAX = 128  # attempts in one message
+CHUNK_MAX = 256  # attempts in one message
 ATTEMPT_MAX = 2**31 - 1
 
 RESERVE = "saga.reserve"

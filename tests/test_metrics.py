@@ -373,7 +373,7 @@ def test_processes_add_up(redis_url: str) -> None:
     found = histogram(counts, "chunk_size:commit", SIZES)
     assert found.total == 1 + 2 + 3 + 128 + 500 + 4 * 8
     assert dict(found.buckets) == {
-        "1": 1, "2": 2, "4": 3, "8": 7, "16": 7, "32": 7, "64": 7, "128": 8, "inf": 9,
+        "1": 1, "2": 2, "4": 3, "8": 7, "16": 7, "32": 7, "64": 7, "128": 8, "256": 8, "inf": 9,
     }  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from workers.logs import configure_logs
 LOOK_S = 1.0  # the longest it goes without looking, whatever it was told
 HOLD_AGE_S = 0.25  # how old its idea of the fleet may be
 COUNT_MAX = 256  # agents looked at for that; those of a larger fleet take turns
-CLAIM_MAX = 512  # tasks in one claim
+CLAIM_MAX = 1024  # tasks in one claim
 OUTAGE_S = 1.0  # pause while a server is away
 STEPS = ("reserve", "execute", "validate", "commit")  # the queues of a task's way
 LINE_MAX = 2  # messages that wait for a worker before tasks gather instead
