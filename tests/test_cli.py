@@ -521,6 +521,19 @@ def test_ctrl_c_while_waiting_loses_no_ids(cli: Cli, engine: Engine, database_ur
     assert err == "clearlane: interrupted\n"
 
 
+def test_ctrl_c_in_an_exec_of_text_ends_with_our_exit_code(bare: Cli) -> None:
+    # CPython remembers that one went unhandled there, whoever catches it further out.
+    (bare.home / "halt.py").write_text(
+        "import click\nhalt = click.command()(lambda: exec('raise KeyboardInterrupt'))\n"
+    )
+    (bare.home / "sitecustomize.py").write_text(
+        "import workers.cli\nworkers.cli.COMMANDS['halt'] = 'halt:halt'\n"
+    )
+    bare.env["PYTHONPATH"] = str(bare.home)
+    said = bare("halt")
+    assert (said.code, said.err) == (130, "clearlane: interrupted\n")
+
+
 def _listens(database_url: str) -> bool:
     with psycopg.connect(database_url) as connection:
         found = connection.execute(

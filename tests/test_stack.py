@@ -114,7 +114,11 @@ def fleet() -> Iterator[Fleet]:
 @pytest.fixture
 def stack(fleet: Fleet) -> Iterator[Stack]:
     """The shared stack, whole before the test and whole after it."""
-    assert {entry["state"] for entry in fleet.stack.status().values()} == {"running"}
+    # The supervisor looks only now and then whether a stopped process goes on.
+    await_true(
+        "every process runs",
+        lambda: {entry["state"] for entry in fleet.stack.status().values()} == {"running"},
+    )
     yield fleet.stack
     fleet.gate.hold()
 

@@ -2,4 +2,10 @@
 
 from workers.cli import main
 
-main(prog_name="clearlane")
+try:
+    main(prog_name="clearlane")
+finally:
+    # An interrupt that met the interpreter in an exec of text (every dataclass is made by one)
+    # leaves a mark there, and a program run by `-m` would end by the signal instead of with our
+    # exit code. The next exec of text takes the mark away.
+    exec("")  # noqa: S102
