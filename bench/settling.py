@@ -37,7 +37,11 @@ def claimed(engine: Engine, chunks: int) -> list[list[Settlement]]:
     """New tasks, claimed and ready to be settled, in chunks."""
     submit(engine, chunks * CHUNK)
     claims = attempts.claim(
-        engine, limit=chunks * CHUNK, hold=10**9, margin_s=3600.0, now=datetime.now(UTC)
+        engine,
+        limit=chunks * CHUNK,
+        hold={"default": 10**9},
+        margin_s=3600.0,
+        now=datetime.now(UTC),
     )
     found = [_settlement(claim.key, number) for number, claim in enumerate(claims)]
     return [found[start : start + CHUNK] for start in range(0, len(found), CHUNK)]

@@ -6,7 +6,7 @@ Rows M04, C2, C3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -46,13 +46,21 @@ class Waiting(NamedTuple):
     ready_ms: int
 
 
-def claim(engine: Engine, *, limit: int, hold: int, margin_s: float, now: datetime) -> list[Claim]:
-    """Take up to `limit` ready tasks while fewer than `hold` are in flight.
+def claim(
+    engine: Engine, *, limit: int, hold: Mapping[str, int], margin_s: float, now: datetime
+) -> list[Claim]:
+    """Take up to `limit` ready tasks of each lane while fewer than `hold` of it are in flight.
 
-    The claim ends after the family's deadline plus `margin_s`; whoever has not settled or failed
+    Of a lane that somebody else holds, or that drains, nothing. The claim ends after the family's deadline plus `margin_s`; whoever has not settled or failed
     the task by then has lost it.
     """
-    values = {"limit": limit, "hold": hold, "margin_s": margin_s, "now": now}
+    values = {
+        "limit": limit,
+        "lanes": list(hold),
+        "holds": list(hold.values()),
+        "margin_s": margin_s,
+        "now": now,
+    }
     with single(engine) as connection:
         with batch(connection):
             query(connection, "claim_lock", {"lock": CLAIM_LOCK})
@@ -88,6 +96,9 @@ def works(engine: Engine, keys: Sequence[AttemptKey], now: datetime) -> list[Wor
             family=row.family,
             size=row.size,
             avoid=row.avoid,
+            lane=row.lane,
+            fence=row.fence,
+            fenced=row.fenced,
         )
         for row in rows
     ]

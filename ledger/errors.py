@@ -47,3 +47,11 @@ class NotStorable(ClearlaneError):
 
 class InvariantBroken(ClearlaneError):
     """A pure function was asked for something its contract excludes: a bug of ours."""
+
+
+class LaneLost(ClearlaneError):
+    """Whoever acted for a lane's holder holds it no longer. Final: the token is never valid again."""
+
+    def __init__(self, lane: str, reason: str) -> None:
+        super().__init__(f"lane {lane}: {reason}; see `clearlane lanes history {lane}`")
+        self.lane = lane

@@ -20,11 +20,13 @@ from sqlalchemy import Connection, Engine
 
 from ledger.db import READY, batch, dicts, notify, notify_ended, query, report, single, transaction
 from ledger.errors import BadInput, Conflict, NotFound
+from ledger.lanes import require_holder
 from ledger.model import Json
 
 PAYLOAD_MAX_BYTES = 1 << 20
 SIZE_MAX = 1_000_000  # tokens
 TYPE_DEFAULT = "work"
+LANE_DEFAULT = "default"
 ENCODED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # in JSON text; not an escaped backslash
 SHORT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 
@@ -39,6 +41,16 @@ class Submission:
     type: str = TYPE_DEFAULT
     expires_at: datetime | None = None
     idempotency_key: str | None = None
+    lane: str = LANE_DEFAULT
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tenure:
+    """On whose behalf tasks are submitted: the batch, and the holder's token of its lane."""
+
+    lane: str
+    token: int
+    batch: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +63,17 @@ class Accepted:
 
 
 def submit(
-    engine: Engine, client: str, submissions: Sequence[Submission], now: datetime
+    engine: Engine,
+    client: str,
+    submissions: Sequence[Submission],
+    now: datetime,
+    tenure: Tenure | None = None,
 ) -> list[Accepted]:
     """Accept all tasks, durably, in the order given.
 
-    Raises NotFound for an unknown client or family, BadInput for a size or payload out of
+    With a tenure they belong to its batch, and those that an earlier batch left unfinished come
+    into this one; raises LaneLost when the lane has another holder by now.
+    Raises NotFound for an unknown client, family or lane, BadInput for a size or payload out of
     bounds, Conflict for an idempotency key used with other content, Unavailable when PostgreSQL
     is away. In each case nothing was accepted.
     """
@@ -65,16 +83,25 @@ def submit(
     rows = [_row(task, item) for task, item in zip(ids, submissions, strict=True)]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     names = sorted({item.family for item in submissions})
+    lanes = sorted({item.lane for item in submissions})
+    values = columns | {"client": client, "now": now, "batch": tenure.batch if tenure else 0}
     with transaction(engine) as connection:
+        if tenure is not None:
+            require_holder(connection, tenure.lane, tenure.token, now)
         with batch(connection):
             clients = query(connection, "clients", {"names": [client]})
             families = query(connection, "families", {"names": names})
-            added = query(connection, "submit", columns | {"client": client, "now": now})
+            found_lanes = query(connection, "lane_names", {"names": lanes})
+            added = query(connection, "submit", values)
             notify(connection, READY)
         _require("client", [client], clients, "see `clearlane ledger balances`")
         _require("family", names, families, "add it to the configuration file")
+        _require("lane", lanes, found_lanes, "see `clearlane lanes list`")
         created = {str(row.id) for row in added}
         known = _known(connection, client, [row for row in rows if row["ids"] not in created])
+        if tenure is not None and known:
+            left = [item.task for item in known.values() if item.state == "INIT"]
+            query(connection, "adopt", {"ids": left, "batch": tenure.batch})
     return [
         Accepted(task=row["ids"], state="INIT", created=True)
         if row["ids"] in created
@@ -176,7 +203,10 @@ def _row(task: str, item: Submission) -> dict[str, Any]:
     try:
         payload = json.dumps(item.payload, separators=(",", ":"), allow_nan=False)
         # The size as asked: the same request stays the same when the family changes its default.
-        content = json.dumps([item.family, item.type, item.size, item.payload], sort_keys=True)
+        asked = [item.family, item.type, item.size, item.payload]
+        # What was asked before there were lanes stays the same request.
+        asked += [item.lane] if item.lane != LANE_DEFAULT else []
+        content = json.dumps(asked, sort_keys=True)
     except (ValueError, TypeError, RecursionError) as error:
         raise BadInput("payload", str(error), "send plain JSON") from None
     if len(payload.encode()) > PAYLOAD_MAX_BYTES:
@@ -199,6 +229,7 @@ def _row(task: str, item: Submission) -> dict[str, Any]:
         "sizes": item.size,
         "expires": item.expires_at,
         "keys": item.idempotency_key,
+        "lanes": item.lane,
         "hashes": hashlib.sha256(content.encode()).digest(),
         "payloads": payload,
     }

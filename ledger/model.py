@@ -54,6 +54,7 @@ class Wait(StrEnum):
     CREDIT = "credit"  # the client cannot pay the lowest price
     NO_AGENT = "no_agent"  # no agent satisfies the family's constraints
     COOLDOWN = "cooldown"  # every agent that could take it rests until a known time
+    LANE = "lane"  # its lane changed hands before the attempt could start
 
 
 class Outcome(StrEnum):
@@ -67,6 +68,7 @@ class Outcome(StrEnum):
     GARBAGE = "garbage"  # not the JSON that the kind promises, or beyond the size limit
     LOST = "lost"  # our worker died with the call out; says nothing about the agent
     UNSTARTED = "unstarted"  # reserved, but nobody came to call; says nothing about the task either
+    FENCED = "fenced"  # its lane changed hands meanwhile; says nothing about either
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,6 +132,9 @@ class Work:
     family: str
     size: int  # tokens
     avoid: str | None  # the agent that failed this task last
+    lane: str = "default"
+    fence: int = 0  # the lane's token under which the attempt was claimed
+    fenced: bool = False  # the lane has changed hands since, or its holder's lease has ended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

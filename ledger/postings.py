@@ -25,6 +25,7 @@ class Settled(StrEnum):
     ALREADY = "already"  # this attempt was settled before: nothing moved twice
     STALE = "stale"  # another attempt is in charge, or the task has ended otherwise
     NO_CREDIT = "no_credit"  # the balance would fall below the quota
+    FENCED = "fenced"  # its lane has changed hands: nothing of the holder before is accepted
     REFUSED = "refused"  # its result cannot be kept: the attempt has failed
 
 
@@ -52,6 +53,7 @@ class TaskRow(NamedTuple):
     attempt: int
     state: str
     in_flight: bool  # claimed and neither put back nor aborted since
+    fenced: bool = False  # its lane accepts nothing of that claim's holder any more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +117,9 @@ def _standing(key: AttemptKey, tasks: Mapping[str, TaskRow]) -> Settled:
         return Settled.STALE
     if task.state == "COMMITTED":
         return Settled.ALREADY
-    return Settled.PAID if task.in_flight else Settled.STALE
+    if not task.in_flight:
+        return Settled.STALE
+    return Settled.FENCED if task.fenced else Settled.PAID
 
 
 def _spendable(account: Standing) -> int:

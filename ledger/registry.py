@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine
 from ledger.accounts import mint, open_account, set_quota
 from ledger.db import READY, notify, one, query, single, transaction
 from ledger.errors import NotFound
+from ledger.lanes import add_lanes
 from ledger.model import Agent, Family, Json, Routing
 from ledger.postings import agent_account, client_account
 from ledger.settle import take_settle_lock
@@ -106,6 +107,8 @@ def apply(engine: Engine, wanted: Wanted, now: datetime) -> list[str]:
                 changes.append(f"parameter {name} is now {json.dumps(value)}")
         for client in wanted.clients:
             changes += _apply_client(connection, client, now)
+        named = [agent.lane for agent in wanted.agents]
+        changes += [f"lane {lane} added" for lane in add_lanes(connection, named)]
         for agent in wanted.agents:
             changes += _apply_agent(connection, agent, now)
         for family in wanted.families:

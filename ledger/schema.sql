@@ -46,6 +46,105 @@ CREATE TRIGGER agent_version AFTER INSERT OR UPDATE OR DELETE ON agent
 CREATE TRIGGER family_version AFTER INSERT OR UPDATE OR DELETE ON family
     FOR EACH ROW EXECUTE FUNCTION bump_registry_version();
 
+-- Lanes: who may use a shared resource, one holder at a time (rows M02, M03) -----------------------
+
+-- The authority on who holds a lane. Redis knows the token too, so that a reservation can check it
+-- without coming here; what Redis forgets it learns again from here.
+CREATE TABLE lane (
+    id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    -- The fencing token: one more at every change of holder, never reused.
+    token bigint NOT NULL DEFAULT 1,
+    -- The oldest token whose work may still be settled. Behind `token` while the work of the
+    -- holder before drains; the holder may begin when it has caught up.
+    floor bigint NOT NULL DEFAULT 1,
+    mode text NOT NULL DEFAULT 'cron' CHECK (mode IN ('cron', 'manual', 'paused')),
+    principal text NOT NULL DEFAULT 'beat' CHECK (principal <> ''),
+    reason text NOT NULL DEFAULT '',
+    -- Whose tasks may be claimed: 0 those of no batch, else those of this batch; NULL nobody's.
+    serves bigint DEFAULT 0,
+    since timestamptz NOT NULL DEFAULT now(),
+    granted_at timestamptz DEFAULT now(),
+    until timestamptz, -- when a manual holder's lease ends unless it is renewed
+    -- How the tenure before this one ended.
+    ended text NOT NULL DEFAULT 'released'
+        CHECK (ended IN ('taken', 'released', 'expired', 'revoked', 'withdrawn')),
+    CHECK (floor BETWEEN 1 AND token),
+    CHECK ((granted_at IS NOT NULL) = (floor = token)),
+    CHECK ((mode = 'manual') = (until IS NOT NULL)),
+    CHECK (mode = 'manual' OR (mode = 'cron' AND serves = 0) OR (mode = 'paused' AND serves IS NULL))
+);
+
+-- Every tenure of every lane, for good. Written by the trigger below alone.
+CREATE TABLE lane_tenure (
+    lane text NOT NULL REFERENCES lane,
+    token bigint NOT NULL,
+    mode text NOT NULL,
+    principal text NOT NULL,
+    reason text NOT NULL,
+    asked_at timestamptz NOT NULL,
+    granted_at timestamptz, -- NULL: it never began
+    ended_at timestamptz,
+    ended text,
+    PRIMARY KEY (lane, token),
+    CHECK ((ended IS NULL) OR (ended IN ('taken', 'released', 'expired', 'revoked', 'withdrawn')))
+);
+
+CREATE FUNCTION record_tenure() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.token = OLD.token THEN
+        IF NEW.floor < OLD.floor
+            OR (NEW.mode, NEW.principal, NEW.since) IS DISTINCT FROM (OLD.mode, OLD.principal, OLD.since)
+        THEN
+            RAISE EXCEPTION 'lane % changes hands without a new token', NEW.id
+                USING ERRCODE = 'check_violation';
+        END IF;
+        IF NEW.floor > OLD.floor THEN
+            UPDATE lane_tenure SET granted_at = NEW.granted_at
+            WHERE lane = NEW.id AND token = NEW.token;
+            UPDATE lane_tenure SET ended_at = NEW.granted_at
+            WHERE lane = NEW.id AND token < NEW.token AND ended_at IS NULL;
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF TG_OP = 'UPDATE' THEN
+        IF NEW.token <> OLD.token + 1 OR NEW.floor < OLD.floor THEN
+            RAISE EXCEPTION 'the token of lane % goes from % to %: it only grows by one',
+                NEW.id, OLD.token, NEW.token USING ERRCODE = 'check_violation';
+        END IF;
+        UPDATE lane_tenure SET ended = NEW.ended, ended_at = NEW.granted_at
+        WHERE lane = NEW.id AND token = OLD.token;
+        IF NEW.granted_at IS NOT NULL THEN
+            UPDATE lane_tenure SET ended_at = NEW.granted_at
+            WHERE lane = NEW.id AND token < OLD.token AND ended_at IS NULL;
+        END IF;
+    END IF;
+    INSERT INTO lane_tenure (lane, token, mode, principal, reason, asked_at, granted_at)
+    VALUES (NEW.id, NEW.token, NEW.mode, NEW.principal, NEW.reason, NEW.since, NEW.granted_at);
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER lane_recorded AFTER INSERT OR UPDATE ON lane
+    FOR EACH ROW EXECUTE FUNCTION record_tenure();
+
+INSERT INTO lane (id, since, granted_at) VALUES ('default', 'epoch', 'epoch'), ('system', 'epoch', 'epoch');
+
+-- What a batch is: tasks that run under one holder's token. Its items are tasks like any other.
+CREATE TABLE batch (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    lane text NOT NULL REFERENCES lane,
+    client text NOT NULL REFERENCES client,
+    principal text NOT NULL,
+    reason text NOT NULL,
+    file text NOT NULL,
+    file_sha256 bytea NOT NULL,
+    items integer NOT NULL CHECK (items > 0),
+    began_at timestamptz NOT NULL,
+    ended_at timestamptz,
+    ended text CHECK (ended IN ('done', 'stopped', 'lost')),
+    CHECK ((ended IS NULL) = (ended_at IS NULL))
+);
+
 -- Tasks: the waiting room ---------------------------------------------------------------------
 
 -- A task in INIT is either waiting or in flight; `ready_at` is when the dispatcher may claim it:
@@ -62,7 +161,8 @@ CREATE TABLE task (
     failures integer NOT NULL DEFAULT 0 CHECK (failures >= 0),
     losses integer NOT NULL DEFAULT 0 CHECK (losses >= 0),
     wait text DEFAULT 'dispatch'
-        CHECK (wait IN ('dispatch', 'attempt', 'capacity', 'credit', 'no_agent', 'cooldown')),
+        CHECK (wait IN
+            ('dispatch', 'attempt', 'capacity', 'credit', 'no_agent', 'cooldown', 'lane')),
     ready_at timestamptz NOT NULL,
     avoid text,
     submitted_at timestamptz NOT NULL,
@@ -71,11 +171,17 @@ CREATE TABLE task (
     reason text,
     idempotency_key text,
     content_sha256 bytea NOT NULL,
+    lane text NOT NULL DEFAULT 'default' REFERENCES lane,
+    batch bigint NOT NULL DEFAULT 0,
+    -- The lane's token under which the last attempt was claimed.
+    fence bigint NOT NULL DEFAULT 0,
     UNIQUE (client, idempotency_key),
     CHECK ((state = 'INIT') = (wait IS NOT NULL)),
     CHECK ((state = 'INIT') = (ended_at IS NULL))
 );
-CREATE INDEX task_ready ON task (ready_at, id) WHERE state = 'INIT';
+-- A lane that somebody holds may have a million tasks waiting: who claims does not pass them.
+CREATE INDEX task_ready ON task (lane, batch, ready_at, id) WHERE state = 'INIT';
+CREATE INDEX task_batch ON task (batch, state) WHERE batch > 0;
 CREATE INDEX task_in_flight ON task (id) WHERE state = 'INIT' AND wait = 'attempt';
 CREATE INDEX task_expiry ON task (expires_at) WHERE state = 'INIT' AND expires_at IS NOT NULL;
 CREATE INDEX task_recent ON task (submitted_at DESC, id DESC);
@@ -297,3 +403,8 @@ CREATE TABLE token (
 CREATE TRIGGER token_revoked BEFORE UPDATE ON token
     FOR EACH ROW WHEN (OLD.revoked_at IS NOT NULL) EXECUTE FUNCTION refuse_change();
 GRANT SELECT, INSERT, UPDATE (revoked_at) ON token TO clearlane_app;
+
+-- Who holds a lane is changed by our processes; what was is written by the trigger alone.
+GRANT SELECT, INSERT, UPDATE ON lane, batch TO clearlane_app;
+GRANT SELECT ON lane_tenure TO clearlane_app;
+REVOKE EXECUTE ON FUNCTION record_tenure() FROM PUBLIC;

@@ -128,7 +128,10 @@ def _lock(
         # Of an attempt that is there twice the first counts, as in the plan.
         rows = {settlement.key: _row(settlement) for settlement in reversed(settlements)}
     return (
-        {row.id: TaskRow(row.attempt, row.state, row.in_flight) for row in tasks.fetchall()},
+        {
+            row.id: TaskRow(row.attempt, row.state, row.in_flight, row.fenced)
+            for row in tasks.fetchall()
+        },
         {row.id: Standing(balance_ub=row.balance_ub, quota_ub=row.quota_ub) for row in standings},
         int(one(number).id),
         rows,

@@ -23,6 +23,7 @@ class Obstacle(StrEnum):
     """What keeps a task from an agent, in the order in which they are told."""
 
     SUSPENDED = "suspended"
+    LANE = "lane"  # it works in another lane
     TOOLS = "tools"
     DOMAIN = "domain"
     REGION = "region"
@@ -176,7 +177,7 @@ def _ask(work: Work, board: Board, seat: Seat, removed: Collection[Obstacle]) ->
 
 def _freed(work: Work, board: Board, seat: Seat, removed: Collection[Obstacle]) -> Seat:
     """The seat as it would be without these obstacles."""
-    agent = _suited(seat.agent, board.families[work.family], removed)
+    agent = _suited(seat.agent, work.lane, board.families[work.family], removed)
     pool, y_mt, slots = seat.pool, seat.y_mt, seat.free_slots
     if Obstacle.TOO_SMALL in removed and work.size >= agent.y_max:
         agent = replace(agent, y_max=2 * work.size)
@@ -190,9 +191,11 @@ def _freed(work: Work, board: Board, seat: Seat, removed: Collection[Obstacle]) 
     return replace(seat, agent=agent, pool=pool, y_mt=y_mt, free_slots=slots)
 
 
-def _suited(agent: Agent, family: Family, removed: Collection[Obstacle]) -> Agent:
+def _suited(agent: Agent, lane: str, family: Family, removed: Collection[Obstacle]) -> Agent:
     if Obstacle.SUSPENDED in removed:
         agent = replace(agent, suspended=False)
+    if Obstacle.LANE in removed:
+        agent = replace(agent, lane=lane)
     if Obstacle.TOOLS in removed:
         agent = replace(agent, tools=agent.tools | family.tools)
     if Obstacle.DOMAIN in removed:

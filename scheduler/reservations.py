@@ -2,7 +2,7 @@
 
 Rows M04, M05, M10. Every method works on a set of attempts in one round trip. Keys:
 `pool:<agent>` capacity and judgement, `saga:<task>:<attempt>` one attempt, `credit:<client>`
-what is reserved, `leases` every attempt in flight by the instant its lease ends.
+what is reserved, `lane:<lane>` the fencing token, `leases` every attempt in flight by the instant its lease ends.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Taken(StrEnum):
     MOVED = "MOVED"  # the pool is not what the price was computed from: plan again
     CREDIT = "CREDIT"  # the client's credit went elsewhere meanwhile
     DUPLICATE = "DUPLICATE"  # this attempt is reserved already
+    FENCED = "FENCED"  # its lane has another holder by now
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,9 +162,15 @@ class Reservations:
                 agent.slots, int(agent.cooldown_s * 1000),
                 quote.cost_ub, spendable_ub[work.client], released_seen_ub[work.client],
                 encode_sheet(quote, gives_back(agent)), lease_until_ms[work.family] - now_ms,
+                work.fence,
             ]  # fmt: skip
-            calls.append((_keys(agent.id, work.key, work.client), args))
+            keys = [*_keys(agent.id, work.key, work.client), f"lane:{work.lane}"]
+            calls.append((keys, args))
         return [Taken(answer) for answer in self._run("reserve", calls)]
+
+    def fence(self, tokens: Mapping[str, int]) -> None:
+        """No reservation in these lanes under an older token from now on (C6)."""
+        self._run("fence", [([f"lane:{lane}"], [token]) for lane, token in tokens.items()])
 
     def read(self, keys: Sequence[AttemptKey]) -> list[Saga | None]:
         """Each attempt as it stands, None where it is not in flight."""

@@ -104,7 +104,7 @@ class Offer(NamedTuple):
 
 @dataclass(kw_only=True, slots=True)
 class Offers:
-    """What a board has for one family and size.
+    """What a board has for one lane, family and size.
 
     seats: whose agent could take the task if it were idle. ranked: an offer of each that has
     room, lowest price first. unseen: agents that are not on the board could take it too.
@@ -150,26 +150,27 @@ class Board:
     veto: Veto | None = None
     suited: Callable[[Work], int] | None = None
     taken: list[str] = field(default_factory=list)
-    _eligible: dict[str, list[Seat]] = field(default_factory=dict)
-    _offers: dict[tuple[str, int], Offers] = field(default_factory=dict)
+    _eligible: dict[tuple[str, str], list[Seat]] = field(default_factory=dict)
+    _offers: dict[tuple[str, str, int], Offers] = field(default_factory=dict)
 
     def offers(self, work: Work) -> Offers:
-        """What there is for a task of this family and size now."""
-        found = self._offers.get((work.family, work.size))
+        """What there is for a task of this lane, family and size now."""
+        kind = work.lane, work.family, work.size
+        found = self._offers.get(kind)
         if found is None:
-            found = self._offers[work.family, work.size] = self._open(work)
+            found = self._offers[kind] = self._open(work)
         found.refresh(self)
         return found
 
     def _open(self, work: Work) -> Offers:
-        if work.family not in self._eligible:
+        if (work.lane, work.family) not in self._eligible:
             family = self.families[work.family]
-            self._eligible[work.family] = [
-                seat for seat in self.seats.values() if eligible(seat.agent, family)
+            self._eligible[work.lane, work.family] = [
+                seat for seat in self.seats.values() if eligible(seat.agent, work.lane, family)
             ]
         seats = {
             seat.agent.id: seat
-            for seat in self._eligible[work.family]
+            for seat in self._eligible[work.lane, work.family]
             if work.size < seat.agent.y_max
         }
         ranked = [
@@ -193,10 +194,11 @@ def _offer(seat: Seat, number: int, size_mt: int, board: Board) -> Offer | None:
     return None if found is None else Offer(found[1], number, found[0], seat)
 
 
-def eligible(agent: Agent, family: Family) -> bool:
-    """Whether the agent may ever take a task of this family (tools, data domain, region)."""
+def eligible(agent: Agent, lane: str, family: Family) -> bool:
+    """Whether the agent may ever take a task of this lane and family (tools, data domain, region)."""
     return (
         not agent.suspended
+        and agent.lane == lane
         and family.tools <= agent.tools
         and family.domain in agent.domains
         and (not family.region or family.region == agent.region)

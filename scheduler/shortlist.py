@@ -30,8 +30,8 @@ FORGET_MS = 500  # how long an agent that was busy is taken for busy
 KINDS_MAX = 64  # sets of constraints remembered
 RANKINGS_MAX = 16  # orders remembered: some megabytes each with 10,000 agents
 
-Kind = tuple[frozenset[str], str, str]
-"""What a family asks of an agent: tools, data domain, region. Families that ask the same share."""
+Kind = tuple[str, frozenset[str], str, str]
+"""What a task asks of an agent: lane, tools, data domain, region. Those that ask the same share."""
 
 Entry = tuple[float, int, str]
 """Price in micro-credits, when it was listed (later is greater), agent."""
@@ -223,11 +223,12 @@ class Shortlist:
         return found
 
     def _kind(self, work: Work) -> Kind:
-        return _kind_of(self._families[work.family])
+        return _kind_of(work.lane, self._families[work.family])
 
     def _find(self, kind: Kind) -> Suited:
-        family = next(item for item in self._families.values() if _kind_of(item) == kind)
-        fit = [name for name in self._order if eligible(self._agents[name], family)]
+        lane = kind[0]
+        family = next(item for item in self._families.values() if _kind_of(lane, item) == kind)
+        fit = [name for name in self._order if eligible(self._agents[name], lane, family)]
         fit.sort(key=lambda name: self._agents[name].y_max)
         return Suited(names=fit, sizes=[self._agents[name].y_max for name in fit])
 
@@ -237,12 +238,12 @@ class Shortlist:
         usual = (
             item.size
             for item in self._families.values()
-            if item.size.bit_length() == bits and _kind_of(item) == kind
+            if item.size.bit_length() == bits and _kind_of(kind[0], item) == kind
         )
         fit = set(self._suited(kind).above(smallest))
         agents = [self._agents[name] for name in self._order if name in fit]
         return Ranking.open(agents, next(usual, smallest))
 
 
-def _kind_of(family: Family) -> Kind:
-    return family.tools, family.domain, family.region
+def _kind_of(lane: str, family: Family) -> Kind:
+    return lane, family.tools, family.domain, family.region

@@ -47,6 +47,7 @@ def _commit(context: Context, keys: Sequence[AttemptKey]) -> None:
         return
     outcomes = _settle(context, sagas)
     _let_wait(context, outcomes)
+    _refuse(context, [saga for saga in sagas if outcomes[saga.work.key] is Settled.FENCED])
     moved = (Settled.PAID, Settled.ALREADY)
     for settled in (True, False):
         ended = [saga for saga in sagas if (outcomes[saga.work.key] in moved) is settled]
@@ -74,6 +75,16 @@ def _settle(context: Context, sagas: Sequence[Saga]) -> dict[AttemptKey, Settled
     failed = replace(failure(saga), outcome=Outcome.GARBAGE, reason="its result cannot be kept")
     attempts.abort(context.engine, [failed], context.now())
     return {saga.work.key: Settled.REFUSED}
+
+
+def _refuse(context: Context, sagas: Sequence[Saga]) -> None:
+    """What was done under an old token is not accepted, whoever did it how well (C6)."""
+    fenced = [
+        replace(failure(saga), agent=None, outcome=Outcome.FENCED, reason="its lane changed hands")
+        for saga in sagas
+    ]
+    if fenced:
+        attempts.abort(context.engine, fenced, context.now())
 
 
 def settlement(saga: Saga) -> Settlement:

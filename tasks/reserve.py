@@ -39,15 +39,17 @@ def reserve(message: Any) -> None:
 
 @patient
 def _reserve(context: Context, keys: Sequence[AttemptKey]) -> None:
-    todo = attempts.works(context.engine, keys, context.now()) if keys else []
+    found = attempts.works(context.engine, keys, context.now()) if keys else []
+    todo = [work for work in found if not work.fenced]
     seated: list[AttemptKey] = []
-    waiting: list[Waiting] = []
+    waiting = [_fenced(context, work) for work in found if work.fenced]
     wider = False
     for _ in range(ROUNDS_MAX):
         if not todo:
             break
-        taken, refused, todo = _round(context, todo, wider=wider)
+        taken, refused, fenced, todo = _round(context, todo, wider=wider)
         seated += taken
+        waiting += [_fenced(context, work) for work in fenced]
         # Who found no room among a few is planned once more, with others.
         more = [] if wider else [item.work for item in refused if item.unseen]
         waiting += [
@@ -63,6 +65,11 @@ def _reserve(context: Context, keys: Sequence[AttemptKey]) -> None:
     send(EXECUTE, seated)
 
 
+def _fenced(context: Context, work: Work) -> Waiting:
+    """Its lane has changed hands: it waits for the dispatcher, who knows when the lane is open."""
+    return Waiting(work.key, Wait.LANE, context.now_ms())
+
+
 def _put_back(context: Context, waiting: Sequence[Waiting]) -> list[AttemptKey]:
     """Let them wait, but not those that an earlier copy of this message has seated already."""
     sagas = context.reservations.read([item.key for item in waiting])
@@ -75,8 +82,8 @@ def _put_back(context: Context, waiting: Sequence[Waiting]) -> list[AttemptKey]:
 
 def _round(
     context: Context, works: Sequence[Work], *, wider: bool
-) -> tuple[list[AttemptKey], list[NoSeat], list[Work]]:
-    """Plan once and take what was planned: (seated, refused, to be planned again)."""
+) -> tuple[list[AttemptKey], list[NoSeat], list[Work], list[Work]]:
+    """Plan once and take what was planned: (seated, refused, fenced, to be planned again)."""
     registry = context.registry(families={work.family for work in works})
     shortlist = _shortlist(context, registry)
     now_ms = context.now_ms()
@@ -89,7 +96,7 @@ def _round(
     quotes = [item for item in decisions if isinstance(item, Quote)]
     refused = [item for item in decisions if isinstance(item, NoSeat)]
     if not quotes:
-        return [], refused, []
+        return [], refused, [], []
     answers = context.reservations.reserve(
         quotes,
         spendable_ub=board.balance_ub,
@@ -106,12 +113,15 @@ def _round(
         for quote, said in zip(quotes, answers, strict=True)
         if said in (Taken.OK, Taken.DUPLICATE)
     ]
+    fenced = [
+        quote.work for quote, said in zip(quotes, answers, strict=True) if said is Taken.FENCED
+    ]
     again = [
         quote.work
         for quote, said in zip(quotes, answers, strict=True)
         if said in (Taken.MOVED, Taken.CREDIT)
     ]
-    return seated, refused, again
+    return seated, refused, fenced, again
 
 
 def _shortlist(context: Context, registry: Registry) -> Shortlist:

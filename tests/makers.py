@@ -75,7 +75,7 @@ def submit(
 def claim(
     engine: Engine, now: datetime, limit: int = 1000, hold: int = 10_000, margin_s: float = 1.0
 ) -> list[AttemptKey]:
-    found = attempts.claim(engine, limit=limit, hold=hold, margin_s=margin_s, now=now)
+    found = attempts.claim(engine, limit=limit, hold={"default": hold}, margin_s=margin_s, now=now)
     return [item.key for item in found]
 
 

@@ -132,7 +132,7 @@ def lose(engine: Engine, key: AttemptKey, at: datetime, reason: str = "gone") ->
 def test_a_task_that_lost_its_worker_travels_alone(engine: Engine, now: datetime) -> None:
     (task, other) = submit(engine, now, 2)
     lose(engine, next(key for key in claim(engine, now) if key.task == task), now)
-    found = attempts.claim(engine, limit=10, hold=10, margin_s=1.0, now=now + LONG)
+    found = attempts.claim(engine, limit=10, hold={"default": 10}, margin_s=1.0, now=now + LONG)
     assert {item.key.task: item.alone for item in found} == {task: True, other: False}
     assert row(engine, task)["losses"] == 1
 
@@ -142,7 +142,7 @@ def test_a_claim_that_ended_is_no_loss(engine: Engine, now: datetime) -> None:
     (task,) = submit(engine, now)
     for number in range(LOSSES_MAX + 2):
         late = now + number * LONG
-        found = attempts.claim(engine, limit=10, hold=10, margin_s=1.0, now=late)
+        found = attempts.claim(engine, limit=10, hold={"default": 10}, margin_s=1.0, now=late)
         assert [(item.key.attempt, item.alone) for item in found] == [(number + 1, False)]
     assert (row(engine, task)["losses"], row(engine, task)["state"]) == (0, "INIT")
 
@@ -159,7 +159,7 @@ def test_a_waiting_task_that_is_claimed_lost_nothing(engine: Engine, now: dateti
     (task,) = submit(engine, now)
     (key,) = claim(engine, now)
     attempts.put_back(engine, [Waiting(key, Wait.CAPACITY, ms(now))])
-    found = attempts.claim(engine, limit=10, hold=10, margin_s=1.0, now=now + LONG)
+    found = attempts.claim(engine, limit=10, hold={"default": 10}, margin_s=1.0, now=now + LONG)
     assert [item.alone for item in found] == [False]
     assert row(engine, task)["losses"] == 0
 

@@ -139,7 +139,9 @@ class Transport:
 
     def run(self, now: datetime) -> None:
         """Dispatch what is ready and deliver what follows."""
-        claims = attempts.claim(self.engine, limit=128, hold=1000, margin_s=60.0, now=now)
+        claims = attempts.claim(
+            self.engine, limit=128, hold={"default": 1000}, margin_s=60.0, now=now
+        )
         tasks.messages.send("saga.reserve", [item.key for item in claims])
         while self.messages:
             name, message = self.messages.popleft()

@@ -123,7 +123,7 @@ class Fleet:
     def dispatch(self, limit: int = 64, hold: int = 9) -> int:
         """What the dispatcher does, one claim."""
         claims = attempts.claim(
-            self.engine, limit=limit, hold=hold, margin_s=2 * MARGIN_S, now=self.now
+            self.engine, limit=limit, hold={"default": hold}, margin_s=2 * MARGIN_S, now=self.now
         )
         send(RESERVE, [item.key for item in claims if not item.alone])
         for item in claims:

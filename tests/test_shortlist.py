@@ -338,9 +338,9 @@ def test_the_room_of_a_large_fleet_is_counted_in_turns(
     reservations.rest({item.id: now_ms + 60_000 for item in agents})
     redis = connect(redis_url)
     redis.config_resetstat()
-    assert dispatcher._count(registry) == 2 * 100, "the rest are taken for ready"
+    assert dispatcher._count(registry) == {"default": 2 * 100}, "the rest are taken for ready"
     assert redis.info("commandstats")["cmdstat_hmget"]["calls"] == COUNT_MAX  # type: ignore[index]
-    assert dispatcher._count(registry) == 0
+    assert dispatcher._count(registry) == {"default": 0}
     suspend(engine, "a0", suspended=True)
     context._read_at = 0.0  # as if a second had passed
-    assert dispatcher._count(context.registry()) == 2 * 100, "a new count begins"
+    assert dispatcher._count(context.registry()) == {"default": 2 * 100}, "a new count begins"

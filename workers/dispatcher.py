@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import cycle, islice
@@ -66,7 +67,7 @@ class Dispatcher:
     def __init__(self, context: Context, line: Callable[[], int]) -> None:
         self._context = context
         self._line = line
-        self._hold = 0
+        self._hold: dict[str, int] = {}  # by lane
         self._hold_at = -HOLD_AGE_S
         self._counted: Registry | None = None
         self._seats: dict[str, int] = {}  # by agent, as of its last turn
@@ -138,8 +139,8 @@ class Dispatcher:
             self._hold = self._count(self._context.registry())
             self._hold_at = time.monotonic()
 
-    def _count(self, registry: Registry) -> int:
-        """The fleet's seats. Agents whose turn has not come yet are taken for ready."""
+    def _count(self, registry: Registry) -> dict[str, int]:
+        """The seats of each lane's agents. Agents whose turn has not come yet are taken for ready."""
         size_min = min((family.size for family in registry.families.values()), default=1)
         now_ms = self._context.now_ms()
         if registry is not self._counted:
@@ -153,7 +154,10 @@ class Dispatcher:
         for name in names:
             pool = board[name][0] if name in board else None
             self._seats[name] = seats(registry.agents[name], pool, size_min, now_ms)
-        return sum(self._seats.values())
+        found: dict[str, int] = defaultdict(int)
+        for name, count in self._seats.items():
+            found[registry.agents[name].lane] += count
+        return dict(found)
 
 
 def dispatch(claims: Sequence[Claim]) -> None:

@@ -58,6 +58,7 @@ def reason(item: Opinion, obstacle: Obstacle, now: datetime) -> str:
 
 WORDS: Mapping[Obstacle, str] = {
     Obstacle.SUSPENDED: "suspended; `clearlane agents resume {agent.id}` takes it back",
+    Obstacle.LANE: "works in lane {agent.lane} alone",
     Obstacle.TOOLS: "lacks a tool that the family needs",
     Obstacle.DOMAIN: "may not see data of the family's domain",
     Obstacle.REGION: "is not in the family's region",

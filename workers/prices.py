@@ -120,7 +120,7 @@ def _state(  # noqa: PLR0911 - one reason each
     agent, rests_ms = seat.agent, seat.pool.next_available_ms - now_ms
     if agent.suspended:
         return "suspended", "taken out of routing"
-    if family is not None and not eligible(agent, family):
+    if family is not None and not eligible(agent, agent.lane, family):
         return "unfit", _unfit(agent, family)
     if rests_ms > 0:
         return "resting", f"takes nothing for {ceil(rests_ms / 100) / 10:g} s"

@@ -32,6 +32,7 @@ STEPS = {
 }
 UNFIT = {
     Obstacle.SUSPENDED,
+    Obstacle.LANE,
     Obstacle.TOOLS,
     Obstacle.DOMAIN,
     Obstacle.REGION,
@@ -115,6 +116,7 @@ def _work(task: Mapping[str, Any]) -> Work:
         family=task["family"],
         size=task["size"],
         avoid=task["avoid"],
+        lane=task["lane"],
     )
 
 

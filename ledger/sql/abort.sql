@@ -1,5 +1,6 @@
 -- Record failed attempts, each once, and send their tasks back to INIT or, after the last
--- attempt that the family allows, to quarantine. A rate limit is no failure of the task, a lost
+-- attempt that the family allows, to quarantine. A rate limit is no failure of the task, nor
+-- is a lane that changed hands; a lost
 -- attempt blames no agent; a task that loses its worker again and again is taken for poison.
 WITH given AS (
     SELECT * FROM unnest(
@@ -24,7 +25,7 @@ WITH given AS (
            (array_agg(r.reason ORDER BY r.attempt DESC))[1] AS reason,
            t.failures + count(*) FILTER (
                WHERE r.attempt = t.attempt
-                 AND r.outcome NOT IN ('lost', 'unstarted', 'rate_limited')) AS failures,
+                 AND r.outcome NOT IN ('lost', 'unstarted', 'rate_limited', 'fenced')) AS failures,
            t.losses + count(*) FILTER (WHERE r.outcome = 'lost') AS losses
     FROM recorded r
     JOIN task t ON t.id = r.task AND t.state = 'INIT'

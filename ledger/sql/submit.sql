@@ -1,18 +1,19 @@
 -- Insert tasks and their payloads; a client's idempotency key that exists is left as it is.
--- A task without a size has its family's. Returns the ids that were inserted; with an unknown client
--- or family there are none.
+-- A task without a size has its family's. Returns the ids that were inserted; with an unknown client,
+-- family or lane there are none.
 WITH given AS (
     SELECT * FROM unnest(
         CAST(%(ids)s AS uuid[]), CAST(%(families)s AS text[]), CAST(%(types)s AS text[]),
         CAST(%(sizes)s AS integer[]), CAST(%(expires)s AS timestamptz[]), CAST(%(keys)s AS text[]),
-        CAST(%(hashes)s AS bytea[]), CAST(%(payloads)s AS text[])
-    ) AS g (id, family, type, size, expires_at, idempotency_key, content_sha256, payload)
+        CAST(%(hashes)s AS bytea[]), CAST(%(payloads)s AS text[]), CAST(%(lanes)s AS text[])
+    ) AS g (id, family, type, size, expires_at, idempotency_key, content_sha256, payload, lane)
 ), added AS (
     INSERT INTO task (id, client, family, type, size, expires_at, idempotency_key,
-                      content_sha256, submitted_at, ready_at)
+                      content_sha256, submitted_at, ready_at, lane, batch)
     SELECT g.id, c.id, f.id, g.type, coalesce(g.size, f.size), g.expires_at, g.idempotency_key,
-           g.content_sha256, %(now)s, %(now)s
-    FROM given g JOIN family f ON f.id = g.family JOIN client c ON c.id = %(client)s
+           g.content_sha256, %(now)s, %(now)s, g.lane, %(batch)s
+    FROM given g JOIN family f ON f.id = g.family JOIN lane l ON l.id = g.lane
+    JOIN client c ON c.id = %(client)s
     ON CONFLICT (client, idempotency_key) DO NOTHING
     RETURNING id
 ), bodies AS (

@@ -1,11 +1,20 @@
 -- Take capacity from an agent and credit from a client for one attempt, or nothing at all.
 -- Only adds, subtracts and compares: prices and refills were computed before.
--- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<client>  [4] leases
+-- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<client>  [4] leases  [5] lane:<lane>
 -- ARGV[1] member  [2] now_ms  [3] lease_until_ms  [4] size_mt  [5] y_seen_mt  [6] refill_mt
 --     [7] refilled_seen_ms  [8] slots  [9] cooldown_ms  [10] cost_ub  [11] spendable_ub
---     [12] released_seen_ub  [13] the saga's sheet  [14] how long its call may take, in ms
+--     [12] released_seen_ub  [13] the saga's sheet  [14] how long its call may take, in ms  [15] the attempt's fencing token
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 'DUPLICATE'
+end
+-- The token was read from PostgreSQL: what is known here may only be older, unless the lane has
+-- changed hands since. A wiped Redis learns the token again from the first who comes.
+local token, fence = tonumber(redis.call('GET', KEYS[5]) or '0'), tonumber(ARGV[15])
+if token > fence then
+  return 'FENCED'
+end
+if token < fence then
+  redis.call('SET', KEYS[5], ARGV[15])
 end
 local pool = redis.call('HMGET', KEYS[1], 'y_mt', 'refilled_at_ms', 'in_flight', 'next_available_ms',
   'y_max_mt')

@@ -316,7 +316,7 @@ def test_hostile_agents_in_the_saga_cost_their_own_tasks_and_nothing_else(
             name: submit(engine, now, 20 if item is NEIGHBOUR else 1, to=name)
             for name, item in fleet.items()
         }
-        claims = attempts.claim(engine, limit=128, hold=1000, margin_s=60.0, now=now)
+        claims = attempts.claim(engine, limit=128, hold={"default": 1000}, margin_s=60.0, now=now)
         tasks.messages.send("saga.reserve", [item.key for item in claims])
         transport.run()
     for name, item in fleet.items():

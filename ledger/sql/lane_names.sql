@@ -1,0 +1,1 @@
+SELECT id FROM lane WHERE id = ANY(CAST(%(names)s AS text[]))

@@ -1,0 +1,7 @@
+-- The lane has another holder: reservations under an older token are refused from now on.
+-- KEYS[1] lane:<lane>
+-- ARGV[1] token
+if tonumber(redis.call('GET', KEYS[1]) or '0') < tonumber(ARGV[1]) then
+  redis.call('SET', KEYS[1], ARGV[1])
+end
+return 0
