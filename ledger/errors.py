@@ -50,7 +50,7 @@ class InvariantBroken(ClearlaneError):
 
 
 class LaneLost(ClearlaneError):
-    """Whoever acted for a lane's holder holds it no longer. Final: the token is never valid again."""
+    """The lane has another holder by now. Final: a token is never valid again."""
 
     def __init__(self, lane: str, reason: str) -> None:
         super().__init__(f"lane {lane}: {reason}; see `clearlane lanes history {lane}`")

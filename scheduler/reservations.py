@@ -2,7 +2,8 @@
 
 Rows M04, M05, M10. Every method works on a set of attempts in one round trip. Keys:
 `pool:<agent>` capacity and judgement, `saga:<task>:<attempt>` one attempt, `credit:<client>`
-what is reserved, `lane:<lane>` the fencing token, `leases` every attempt in flight by the instant its lease ends.
+what is reserved, `lane:<lane>` the fencing token, `leases` every attempt in flight by the
+instant its lease ends.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def _offer(seat: Seat, number: int, size_mt: int, board: Board) -> Offer | None:
 
 
 def eligible(agent: Agent, lane: str, family: Family) -> bool:
-    """Whether the agent may ever take a task of this lane and family (tools, data domain, region)."""
+    """Whether the agent may ever take such a task: its lane, tools, data domain, region."""
     return (
         not agent.suspended
         and agent.lane == lane

@@ -26,6 +26,7 @@ VERBS = (
     "judge",
     "rest",
     "set_back",
+    "fence",
 )
 
 Call = tuple[Sequence[str], Sequence[Any]]

@@ -45,6 +45,7 @@ def only(on: Board, asked: Work | None = None) -> Opinion:
 
 PLANTED: list[tuple[Obstacle, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     (Obstacle.SUSPENDED, {"suspended": True}, {}, {}),
+    (Obstacle.LANE, {"lane": "mint"}, {}, {}),
     (Obstacle.TOOLS, {}, {}, {"family": family(tools=frozenset({"camera"}))}),
     (Obstacle.DOMAIN, {}, {}, {"family": family(domain="secret")}),
     (Obstacle.REGION, {"region": "us"}, {}, {"family": family(region="eu")}),

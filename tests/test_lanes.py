@@ -51,7 +51,7 @@ def test_a_lane_without_work_in_flight_is_taken_at_once(engine: Engine, now: dat
 
 def test_a_second_person_is_refused_and_told_who_holds_it(engine: Engine, now: datetime) -> None:
     lanes.take(engine, "default", ALICE, now)
-    with pytest.raises(Conflict, match="held by alice since .* because: monthly mint"):
+    with pytest.raises(Conflict, match=r"held by alice since .* because: monthly mint"):
         lanes.take(engine, "default", BOB, later(now, 34.9))
     with pytest.raises(Conflict, match="held by alice"):
         lanes.pause(engine, "default", BOB, now)
@@ -108,8 +108,8 @@ def test_a_batch_has_its_lane_to_itself(engine: Engine, now: datetime) -> None:
     taken = lanes.take(engine, "default", ALICE, now)
     tenure = Tenure(lane="default", token=taken.token, batch=7)
     item = intake.Submission(family="f", payload=1)
+    wrong = Tenure(lane="default", token=1, batch=7)
     with pytest.raises(LaneLost):
-        wrong = Tenure(lane="default", token=1, batch=7)
         intake.submit(engine, "R", [item], now, wrong)
     (mine,) = intake.submit(engine, "R", [item], now, tenure)
     assert makers.claim(engine, now) == []

@@ -51,7 +51,13 @@ def quote(
         "refilled_seen_ms": pool.refilled_at_ms,
     }
     return Quote(
-        work=work(key.task, key=key, client=values.pop("client", "R"), size=size),
+        work=work(
+            key.task,
+            key=key,
+            client=values.pop("client", "R"),
+            size=size,
+            fence=values.pop("fence", 1),
+        ),
         agent=on,
         size_mt=size * MT,
         cost_ub=cost_ub,
@@ -119,6 +125,31 @@ def test_a_chunk_planned_together_is_taken_together(reservations: Reservations) 
     ]
     assert reserve(reservations, *quotes) == [Taken.OK] * 5
     assert pool(reservations).y_mt == 500 * MT
+
+
+def test_an_older_token_of_a_lane_takes_nothing(reservations: Reservations) -> None:
+    fresh = seeded(reservations)
+    reservations.fence({"default": 3})
+    reservations.fence({"default": 2})  # told late: it changes nothing
+    assert reserve(reservations, quote(agent(), fresh, fence=2)) == [Taken.FENCED]
+    assert pool(reservations) == fresh
+    assert reserve(reservations, quote(agent(), fresh, fence=3)) == [Taken.OK]
+
+
+def test_a_wiped_redis_learns_the_token_from_who_comes_first(
+    reservations: Reservations, redis_url: str
+) -> None:
+    reservations.fence({"default": 3})
+    connect(redis_url).flushdb()
+    fresh = seeded(reservations)
+    keys = [AttemptKey("t", 1), AttemptKey("u", 1), AttemptKey("v", 1)]
+    fences = (4, 3, 4)
+    answers = [
+        reserve(reservations, quote(agent(), pool(reservations), key, fence=fence))[0]
+        for key, fence in zip(keys, fences, strict=True)
+    ]
+    assert answers == [Taken.OK, Taken.FENCED, Taken.OK]
+    assert pool(reservations).in_flight == fresh.in_flight + 2
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import Engine
 
 import tasks.messages
-from ledger import accounts, attempts, check, intake
+from ledger import accounts, attempts, check, intake, lanes
 from ledger.errors import Unavailable
 from ledger.model import AttemptKey, Outcome, Reply, Settlement, TaskState, Wait
 from ledger.registry import suspend
@@ -36,6 +37,7 @@ from tasks.call import Call
 from tasks.context import Context, bind
 from tasks.messages import ABORT, COMMIT, EXECUTE, RESERVE, VALIDATE, send
 from tests.makers import UB, agent, balance_ub, client, family, install, submit
+from workers.audit import audit
 
 MARGIN_S = 1.0
 STEPS: dict[str, Callable[[Any], None]] = {
@@ -138,8 +140,10 @@ class Fleet:
     def drain(self) -> None:
         """Faults are off: everything that waits must come to its end."""
         self.agents.next.clear()
+        self.give_back()
         for _ in range(200):
             self.deliver_all()
+            lanes.settle_down(self.engine, self.now)
             sweep.sweep()
             self.deliver_all()
             if not self.dispatch():
@@ -148,6 +152,12 @@ class Fleet:
                     return
                 self.now_s += 1.5
         raise AssertionError(f"never quiet: {intake.task_counts(self.engine)}")
+
+    def give_back(self, *, force: bool = False) -> None:
+        """Whoever holds the lane lets go of it."""
+        found = lanes.lane(self.engine, "default", self.now)
+        if found.mode is lanes.Mode.MANUAL:
+            lanes.release(self.engine, "default", found.token, self.now, force=force)
 
     def in_flight(self) -> int:
         return self.at.count_in_flight()
@@ -379,6 +389,49 @@ def test_a_duplicate_reserve_message_does_not_overtake_the_attempt(fleet: Fleet)
     fleet.deliver_all()
     assert fleet.row(task)["state"] == "COMMITTED"
     assert fleet.agents.calls == {AttemptKey(task, 1): 1}
+
+
+HOLDER = lanes.Ask(principal="alice", reason="by hand", lease_s=600.0)
+
+
+def test_a_lane_that_changes_hands_before_a_reservation_calls_nobody(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    taken = lanes.take(fleet.engine, "default", HOLDER, fleet.now)
+    fleet.deliver_all()
+    assert (fleet.row(task)["wait"], fleet.in_flight(), len(fleet.agents.calls)) == ("lane", 0, 0)
+    assert lanes.grant(fleet.engine, "default", taken.token, fleet.now).drained
+    assert fleet.dispatch() == 0
+    lanes.release(fleet.engine, "default", taken.token, fleet.now)
+    fleet.drain()
+    assert fleet.row(task)["state"] == "COMMITTED"
+
+
+def test_redis_alone_stops_a_reservation_under_an_old_token(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    fleet.at.fence({"default": 2})
+    fleet.deliver_all()
+    assert (fleet.row(task)["wait"], fleet.in_flight(), len(fleet.agents.calls)) == ("lane", 0, 0)
+
+
+def test_what_was_done_under_a_revoked_token_is_neither_paid_nor_blamed(fleet: Fleet) -> None:
+    (task,) = submit(fleet.engine, fleet.now, to="good")
+    fleet.dispatch()
+    fleet.transport.deliver(0)  # reserve
+    fleet.transport.deliver(0)  # execute: the agent has answered
+    taken = lanes.take(fleet.engine, "default", HOLDER, fleet.now)
+    assert not taken.drained
+    lanes.grant(fleet.engine, "default", taken.token, fleet.now, force=True)
+    fleet.deliver_all()
+    row = fleet.row(task)
+    assert (row["state"], row["failures"], row["losses"]) == ("INIT", 0, 0)
+    assert [(item["outcome"], item["agent"]) for item in row["attempts"]] == [("fenced", None)]
+    assert fleet.in_flight() == 0
+    lanes.release(fleet.engine, "default", taken.token, fleet.now)
+    fleet.drain()
+    assert fleet.row(task)["state"] == "COMMITTED"
+    assert audit(fleet.context).violations == []
 
 
 def test_a_duplicate_reserve_message_puts_back_what_has_no_seat(fleet: Fleet) -> None:
@@ -619,6 +672,18 @@ class Machine(RuleBasedStateMachine):
         if self.fleet.row(task)["state"] == "INIT":
             intake.cancel(self.engine, task, self.fleet.now)
 
+    @rule(told=st.booleans(), force=st.booleans())
+    def take_the_lane(self, told: bool, force: bool) -> None:
+        if lanes.lane(self.engine, "default", self.fleet.now).mode is lanes.Mode.CRON:
+            found = lanes.take(self.engine, "default", HOLDER, self.fleet.now)
+            lanes.grant(self.engine, "default", found.token, self.fleet.now, force=force)
+            if told:  # else the holder died before it could tell Redis
+                self.fleet.at.fence({"default": found.token})
+
+    @rule(force=st.booleans())
+    def give_the_lane_back(self, force: bool) -> None:
+        self.fleet.give_back(force=force)
+
     @rule(pick=st.integers(0, 5))
     def wipe_redis(self, pick: int) -> None:
         if pick == 0:
@@ -635,6 +700,17 @@ class Machine(RuleBasedStateMachine):
                 assert 0 < pool.y_mt <= item.y_max * MT
                 assert 0 <= pool.in_flight <= item.slots
         assert balance_ub(self.engine, f"client:{self.client}") >= 0
+
+    @invariant()
+    def a_lane_has_one_holder_at_a_time(self) -> None:
+        if not hasattr(self, "fleet"):
+            return
+        told = lanes.history(self.engine, "default", limit=5)[::-1]
+        assert all(after["token"] == before["token"] + 1 for before, after in pairwise(told))
+        began = [row for row in told if row["granted_at"] is not None]
+        for before, after in pairwise(began):
+            assert before["ended_at"] is not None
+            assert before["ended_at"] <= after["granted_at"]
 
     @invariant()
     def what_ended_stays_ended(self) -> None:

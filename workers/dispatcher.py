@@ -140,7 +140,7 @@ class Dispatcher:
             self._hold_at = time.monotonic()
 
     def _count(self, registry: Registry) -> dict[str, int]:
-        """The seats of each lane's agents. Agents whose turn has not come yet are taken for ready."""
+        """The seats of each lane. Agents whose turn has not come yet are taken for ready."""
         size_min = min((family.size for family in registry.families.values()), default=1)
         now_ms = self._context.now_ms()
         if registry is not self._counted:
