@@ -4,4 +4,5 @@ SELECT (SELECT min(ready_at) FROM task
         WHERE state = 'INIT' AND ready_at <= %(now)s
           AND (expires_at IS NULL OR expires_at > %(now)s)) AS since,
        (SELECT count(*) FROM task
-        WHERE state = 'INIT' AND wait = 'attempt' AND ready_at > %(now)s) AS in_flight
+        WHERE state = 'INIT' AND wait = 'attempt' AND ready_at > %(now)s
+          AND (expires_at IS NULL OR expires_at > %(now)s)) AS in_flight
