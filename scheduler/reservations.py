@@ -202,6 +202,11 @@ class Reservations:
         ]
         return [bool(done) for done in self._run("answer", calls)]
 
+    def begin_judging(self, keys: Sequence[AttemptKey]) -> list[bool]:
+        """Note that a validator gets the replies; False where that was noted before, or is over."""
+        state = SagaState.EXECUTING
+        return self._advance(state, [(key, state, "judging", "1") for key in keys])
+
     def judge(
         self, verdicts: Mapping[AttemptKey, Verdict], agents: Sequence[str]
     ) -> tuple[list[bool], dict[str, Standing]]:

@@ -52,6 +52,7 @@ class Saga:
     verdict: Verdict | None
     penalty: Penalty
     began: bool  # a worker has set out to call the agent
+    judging: bool = False  # a validator of others has been given the reply
 
 
 def encode_sheet(quote: Quote, gives_back: bool) -> str:
@@ -117,6 +118,7 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
         reply=_reply(json.loads(reply)) if reply is not None else None,
         verdict=Verdict(**json.loads(verdict)) if verdict is not None else None,
         began="caller" in fields,
+        judging="judging" in fields,
         penalty=Penalty(**json.loads(penalty)) if penalty is not None else NO_PENALTY,
     )
 

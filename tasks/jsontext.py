@@ -10,14 +10,18 @@ from ledger.model import Json
 from tasks.text import printable
 
 DEPTH_MAX = 64  # far below what the interpreter's and PostgreSQL's stacks bear
+DIGITS_MAX = 1000  # of an integer: reading and writing takes time by the square of them
+_INTEGER_MAX = 10**DIGITS_MAX - 1
+_LONG = f"holds an integer of more than {DIGITS_MAX} digits"
 
 
 def parse(text: bytes | str, *, field: str) -> Json:
     """Decode one JSON document.
 
-    Raises BadInput naming `field` if it is not UTF-8 JSON, nests deeper than DEPTH_MAX, or
-    holds what PostgreSQL or another JSON reader would refuse or read otherwise: NaN, infinities,
-    NUL characters, lone surrogates, a key twice in one object.
+    Raises BadInput naming `field` if it is not UTF-8 JSON, nests deeper than DEPTH_MAX, has an
+    integer of more than DIGITS_MAX digits, or holds what PostgreSQL or another JSON reader would
+    refuse or read otherwise: NaN, infinities, NUL characters, lone surrogates, a key twice in one
+    object.
     """
     try:
         value = _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
@@ -25,8 +29,10 @@ def parse(text: bytes | str, *, field: str) -> Json:
         raise _refused(field, f"nests deeper than {DEPTH_MAX} levels") from None
     except _Twice as error:
         raise _refused(field, f"names a key twice in one object: {error}") from None
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise _refused(field, f"is not JSON ({error})") from None
+    except ValueError:  # the interpreter has a limit too, which others may set
+        raise _refused(field, _LONG) from None
     reason = _unfit(value)
     if reason:
         raise _refused(field, reason)
@@ -71,6 +77,8 @@ def _unfit(root: Json) -> str | None:
                 pending.extend((key, depth + 1) for key in value)
                 value = value.values()
             pending.extend((item, depth + 1) for item in value)
+        elif isinstance(value, int) and not -_INTEGER_MAX <= value <= _INTEGER_MAX:
+            return _LONG
     return None
 
 

@@ -20,8 +20,12 @@ from tasks.messages import ABORT, COMMIT, EXECUTE, VALIDATE, send
 from tasks.patience import patient
 from tasks.verdict import LOST
 
-SWEEP_MAX = 1000  # attempts, and tasks, in one sweep: the next one takes the rest
+SWEEP_MAX = 1000  # attempts in one sweep: the next one takes the rest
+EXPIRE_MAX = 1000  # tasks that end in one statement
+EXPIRE_ROUNDS_MAX = 20  # in one sweep
 RESUMES_MAX = 2  # tries to have the next step taken before the attempt counts as lost
+# An answer is worth more: only an outage of minutes loses it.
+ANSWERED_RESUMES_MAX = 30
 
 
 @shared_task(name="cron.sweep")
@@ -38,7 +42,9 @@ def _sweep(context: Context) -> None:
         # Time to act before the next sweep repeats it.
         until_ms = now_ms + int(context.lease_margin_s * 1000)
         _resume(context, keys, context.reservations.extend(keys, until_ms), until_ms)
-    attempts.expire(context.engine, limit=SWEEP_MAX, now=context.now())
+    for _ in range(EXPIRE_ROUNDS_MAX):
+        if attempts.expire(context.engine, limit=EXPIRE_MAX, now=context.now()) < EXPIRE_MAX:
+            break
 
 
 def _resume(
@@ -73,9 +79,13 @@ def _resume(
 
 
 def _is_lost(saga: Saga, times: int) -> bool:
-    """Nobody answered the call, or nobody takes the next step: its time is over either way."""
+    """Nobody answered the call, or nobody takes the next step: its time is over either way.
+
+    A reply whose validator may have ended its worker is judged apart next time, which ends.
+    """
     silent = saga.state is SagaState.EXECUTING and saga.reply is None
-    return saga.verdict is None and (silent or times > RESUMES_MAX)
+    most = RESUMES_MAX if saga.reply is None else ANSWERED_RESUMES_MAX
+    return saga.verdict is None and (silent or (times > most and not saga.judging))
 
 
 @shared_task(name="cron.snapshot")

@@ -2,22 +2,27 @@
 
 EXECUTING to SUCCEEDED or FAILED (paper sections 5 and 6.2; rows M12, M13, M14). The verdict is
 stored once; only who stored it lets the plug-ins adjust the agent's risk and quality.
+
+An installed validator may end its process (`os._exit`, a crash in C). Which replies it was given
+is therefore noted first: whoever finds one noted judges it apart, and that validator from then on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from celery import shared_task
 
 from ledger import attempts
-from ledger.model import AttemptKey, Outcome, Reply, Verdict
+from ledger.model import AttemptKey, Family, Json, Outcome, Reply, Verdict
 from ledger.registry import Registry
 from scheduler.hooks import Hooks
 from scheduler.judgement import Adjustment, Judgement, adjust
 from scheduler.reservations import Standing
 from scheduler.saga import Penalty, Saga
+from tasks.apart import apart
 from tasks.context import Context, current
 from tasks.messages import ABORT, COMMIT, VALIDATE, received, send
 from tasks.patience import patient
@@ -25,6 +30,9 @@ from tasks.verdict import judge, reads_payload
 
 JUDGE_ROUNDS_MAX = 5  # tries against another worker that judges the same agent
 REST_DEFAULT_S = 1.0  # after a 429 that does not say how long
+
+DEADLY = "its validator ended the process, or had to be ended with it"
+_deadly: set[str] = set()  # validators that ended a process, as this one has seen
 
 
 @shared_task(name=VALIDATE)
@@ -66,16 +74,35 @@ def _verdicts(
         families={saga.work.family for saga, _ in sagas.values()},
         agents={saga.agent for saga, _ in sagas.values()},
     ).families
-    compared = [
-        key.task
+    installed = [
+        key
         for key, (saga, reply) in sagas.items()
         if reply.outcome is Outcome.OK and reads_payload(families[saga.work.family].validator)
     ]
-    payloads = attempts.payloads(context.engine, compared) if compared else {}
+    if not installed:
+        return {
+            key: judge(families[saga.work.family], None, reply)
+            for key, (saga, reply) in sagas.items()
+        }
+    payloads = attempts.payloads(context.engine, [key.task for key in installed])
+    noted = context.reservations.begin_judging(installed)
+    again = {key for key, mine in zip(installed, noted, strict=True) if not mine}
     return {
-        key: judge(families[saga.work.family], payloads.get(key.task), reply)
+        key: (_judge_apart if key in again or repr(family.validator) in _deadly else judge)(
+            family, payloads.get(key.task), reply
+        )
         for key, (saga, reply) in sagas.items()
+        for family in (families[saga.work.family],)
     }
+
+
+def _judge_apart(family: Family, payload: Json, reply: Reply) -> Verdict:
+    """As `judge`, and a validator that ends the process only fails the task."""
+    verdict = apart(partial(judge, family, payload, reply))
+    if verdict is None:
+        _deadly.add(repr(family.validator))
+        return Verdict(passed=False, reason=DEADLY)
+    return verdict
 
 
 Judged = tuple[Saga, Reply, Verdict]

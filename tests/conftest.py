@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
 
 from ledger import db
@@ -20,6 +22,13 @@ from workers.settings import sqlalchemy_url
 
 TEMPLATE = "clearlane_template"
 _numbers = itertools.count(1)
+
+# A shell that runs us in the background has interrupts ignored, and so would all that we start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes is the machine's business.
+settings.register_profile("clearlane", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("clearlane")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import http.client
 import itertools
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -25,8 +26,9 @@ from ledger.tokens import Role
 from tests.conftest import TEMPLATE, Servers
 from workers.settings import sqlalchemy_url
 
-SOON_S = 5.0  # far below WAIT_S, far above what a loaded machine needs
-WAIT_S = 30
+SOON_S = 40.0  # below WAIT_S, far above what a loaded machine needs
+WAIT_S = 60  # the longest that may be asked for
+PATIENCE_S = 100.0  # above WAIT_S
 _numbers = itertools.count(1)
 
 
@@ -39,6 +41,32 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sent:
+    """A request that the gateway has, or will have before any that is sent later."""
+
+    connection: http.client.HTTPConnection
+    started_s: float
+
+    def answer(self) -> Answer:
+        """What it said, as soon as it does."""
+        try:
+            response = self.connection.getresponse()
+            text = response.read()
+            return Answer(
+                status=response.status,
+                headers={name.lower(): value for name, value in response.getheaders()},
+                body=_decoded(text, response.headers.get_content_subtype()),
+                took_s=time.monotonic() - self.started_s,
+            )
+        finally:
+            self.connection.close()
+
+    def is_answered(self) -> bool:
+        """Whether the first byte of the answer has come, or the end."""
+        return bool(select.select([self.connection.sock], [], [], 0)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gateway:
     """The running process and how to speak to it. `token` goes with every request."""
 
@@ -48,7 +76,11 @@ class Gateway:
     token: str
     lines: list[str] = field(default_factory=list)
 
-    def ask(
+    def ask(self, method: str, path: str, body: object = None, **more: Any) -> Answer:
+        """Send a request as `send` does, and wait for its answer."""
+        return self.send(method, path, body, **more).answer()
+
+    def send(
         self,
         method: str,
         path: str,
@@ -57,26 +89,20 @@ class Gateway:
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         token: str | None = "",
-    ) -> Answer:
+    ) -> Sent:
         """`token` "" is the gateway's own, None is none."""
         sent = raw if raw is not None or body is None else json.dumps(body).encode()
         named = {"Content-Type": "application/json"} if sent is not None else {}
         if token is not None:
             named["Authorization"] = f"Bearer {token or self.token}"
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
-        started = time.monotonic()
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=PATIENCE_S)
+        started_s = time.monotonic()
         try:
             connection.request(method, path, sent, {**named, **(headers or {})})
-            response = connection.getresponse()
-            text = response.read()
-            return Answer(
-                status=response.status,
-                headers={name.lower(): value for name, value in response.getheaders()},
-                body=_decoded(text, response.headers.get_content_subtype()),
-                took_s=time.monotonic() - started,
-            )
-        finally:
+        except BaseException:
             connection.close()
+            raise
+        return Sent(connection=connection, started_s=started_s)
 
     def submit(
         self, body: object, path: str = "/v1/tasks", token: str = "", **headers: str
@@ -85,8 +111,8 @@ class Gateway:
         return self.ask("POST", path, body, headers=named, token=token)
 
     def until_it_waits(self, task: str) -> None:
-        """Three rounds on the same event loop: a request sent before has begun to wait."""
-        for _ in range(3):
+        """Ten rounds on the same event loop: a request sent before has begun to wait."""
+        for _ in range(10):
             assert self.ask("GET", f"/v1/tasks/{task}").status == 200
 
     def logged(self, **wanted: object) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from workers.stack import POOLS
 
-STOP_S = 30
+STOP_S = 90
 WORKER = (
     sys.executable, "-m", "celery", "-A", "workers", "worker", "-P", "solo", "-Q", ",".join(POOLS),
     "-n", "all@test", "--without-gossip", "--without-mingle", "-E",

@@ -14,7 +14,7 @@ from workers import home, servers
 from workers.process import Process
 from workers.users import identity
 
-START_S = 30.0
+START_S = 90.0
 
 
 @contextmanager

@@ -30,7 +30,6 @@ T = TypeVar("T")
 COMMAND = (sys.executable, "-m", "workers.cli")
 POOLS = ("reserve1", "execute1", "validate1", "commit1", "control1")
 LOOK_S = 0.02
-START_S = 60.0
 SETTINGS = {
     "CLEARLANE_LEASE_MARGIN_S": "1",  # what is lost is found quickly
     # A test kills one process more often than an operator would accept.
@@ -40,7 +39,7 @@ SETTINGS = {
 }
 
 
-def await_true(what: str, condition: Callable[[], T | None], timeout_s: float = 30.0) -> T:
+def await_true(what: str, condition: Callable[[], T | None], timeout_s: float = 60.0) -> T:
     """The first value of `condition` that is true; a server that is away counts as not yet."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -90,9 +89,10 @@ class Stack:
         """kill -9, and wait until the supervisor has it running again."""
         before = self.pids()[name]
         os.kill(before, signal.SIGKILL)
-        await_true(f"{name} runs again", lambda: self._is_back(name, before))
+        await_true(f"{name} runs again", lambda: self.is_back(name, before))
 
-    def _is_back(self, name: str, before: int) -> bool:
+    def is_back(self, name: str, before: int) -> bool:
+        """Whether it runs, as another process than before."""
         entry = self.status()[name]
         return bool(entry["state"] == "running" and entry["pid"] != before)
 
@@ -119,7 +119,7 @@ class Stack:
         found = intake.task_rows(self.context.engine, tasks)
         return [found[task] for task in tasks]
 
-    def ended(self, tasks: Sequence[str], timeout_s: float = 30.0) -> list[dict[str, Any]]:
+    def ended(self, tasks: Sequence[str], timeout_s: float = 60.0) -> list[dict[str, Any]]:
         """Wait until every task has ended; their rows."""
         left: list[dict[str, Any]] = []
 
@@ -137,7 +137,7 @@ class Stack:
 
     def check(self) -> None:
         """Once nothing is in flight any more: C1 to C5 hold."""
-        await_true("nothing is in flight", lambda: self.in_flight() == 0, 15.0)
+        await_true("nothing is in flight", lambda: self.in_flight() == 0)
         found = audit(self.context)
         assert found.violations == []
         assert found.in_flight == 0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy import Engine
 
 from ledger import attempts, intake
 from ledger.attempts import LOSSES_MAX, Waiting
-from ledger.db import CLAIM_LOCK, ENDED, READY
+from ledger.db import BY_INDEX, CLAIM_LOCK, ENDED, READY, sql
 from ledger.listen import Listener
 from ledger.model import AttemptKey, Outcome, Wait
 from tests.makers import as_owner, claim, failure, family, install, submit
@@ -184,7 +185,7 @@ def test_poison_is_quarantined_and_its_neighbour_goes_on(
             ],
             now,
         )
-        assert [json.loads(payload) for _, payload in listener.wait(5)] == [[task]]
+        assert [json.loads(payload) for _, payload in listener.wait(60)] == [[task]]
     found = row(engine, task)
     assert (found["state"], found["losses"], found["failures"], found["wait"]) == (
         "QUARANTINED", LOSSES_MAX, 0, None,
@@ -238,7 +239,7 @@ def test_an_abort_is_recorded_once(engine: Engine, database_url: str, now: datet
     failed = failure(key, latency_s=0.5, f_before=0.0, f_after=5.0, s_before=1.0, s_after=0.7)
     with Listener(database_url, READY) as listener:
         attempts.abort(engine, [failed], now)
-        assert listener.wait(5)[0][0] == READY
+        assert listener.wait(60)[0][0] == READY
     attempts.abort(engine, [failed], now + LONG)
     found = row(engine, task)
     assert (found["state"], found["wait"], found["failures"], found["avoid"]) == (
@@ -266,7 +267,7 @@ def test_the_last_failure_quarantines(engine: Engine, database_url: str, now: da
     attempts.abort(engine, [failure(key) for key in claim(engine, now)], now)
     with Listener(database_url, ENDED) as listener:
         attempts.abort(engine, [failure(key) for key in claim(engine, now)], now)
-        assert [json.loads(payload) for _, payload in listener.wait(5)] == [[task]]
+        assert [json.loads(payload) for _, payload in listener.wait(60)] == [[task]]
     found = row(engine, task)
     assert (found["state"], found["reason"], found["wait"]) == ("QUARANTINED", "not JSON", None)
     assert claim(engine, now + LONG) == []
@@ -309,7 +310,7 @@ def test_a_sweep_can_expire_more_than_a_notification_holds(
         assert attempts.expire(engine, limit=1000, now=now) == 300
         told: list[str] = []
         while len(told) < 300:
-            heard = listener.wait(5)
+            heard = listener.wait(60)
             assert heard, f"only {len(told)} were told"
             told += [task for _, payload in heard for task in json.loads(payload)]
     assert sorted(told) == sorted(tasks)
@@ -334,3 +335,85 @@ def test_works_and_payloads_of_what_is_in_charge(engine: Engine, now: datetime) 
     assert attempts.payloads(engine, tasks, now) == {tasks[1]: {"n": 1}}
     assert [item.key.task for item in attempts.works(engine, keys, now)] == [tasks[1]]
     assert attempts.spendable_ub(engine, ["R", "nobody"]) == {"R": 2_000_000_000}
+
+
+# More work than the fleet can do ------------------------------------------------------------------
+
+
+def after(now: datetime, seconds: float) -> datetime:
+    return now + timedelta(seconds=seconds)
+
+
+def claimed(engine: Engine, now: datetime, limit: int) -> list[str]:
+    return [key.task for key in claim(engine, now, limit=limit)]
+
+
+def test_what_has_expired_holds_no_room(engine: Engine, now: datetime) -> None:
+    """Nobody works for it any more, whether or not the sweeper has been there."""
+    submit(engine, now, 5, expires_at=after(now, 1))
+    assert len(claim(engine, now, hold=5)) == 5
+    waiting = submit(engine, now, 5)
+    assert claim(engine, now, hold=5) == []
+    assert [key.task for key in claim(engine, after(now, 1), hold=5)] == waiting
+
+
+def test_late_tasks_get_the_seats_that_nobody_else_wants(engine: Engine, now: datetime) -> None:
+    """Less is left than a call may take (5 s), and more than half is gone."""
+    (late,) = submit(engine, after(now, -8), expires_at=after(now, 2))
+    (later,) = submit(engine, after(now, -8), expires_at=after(now, 1))
+    (fresh,) = submit(engine, after(now, -7), expires_at=after(now, 8))
+    (patient,) = submit(engine, after(now, -6))
+    assert [claimed(engine, now, 1) for _ in range(5)] == [
+        [patient], [fresh], [late], [later], []
+    ]  # fmt: skip
+
+
+def test_a_short_life_is_not_late_in_its_first_half(engine: Engine, now: datetime) -> None:
+    """However long a call may take: who wants an answer soon must not always come last."""
+    (brief,) = submit(engine, after(now, -1), expires_at=after(now, 1))
+    (patient,) = submit(engine, after(now, -0.5))
+    assert [claimed(engine, now, 1) for _ in range(2)] == [[brief], [patient]]
+    (brief,) = submit(engine, after(now, -1), expires_at=after(now, 0.9))
+    (patient,) = submit(engine, after(now, -0.5))
+    assert [claimed(engine, now, 1) for _ in range(2)] == [[patient], [brief]]
+
+
+@pytest.mark.parametrize("left_s", [-1, 1])
+def test_who_is_late_or_expired_does_not_stand_in_the_way(
+    engine: Engine, now: datetime, left_s: float
+) -> None:
+    """Their number does not matter: the other end of the line is as near."""
+    old = submit(engine, after(now, -8), 50, expires_at=after(now, left_s))
+    new = submit(engine, after(now, -1), 10, expires_at=after(now, 9))
+    assert [claimed(engine, now, 5) for _ in range(2)] == [new[5:], new[:5]]
+    rest = [task for _ in range(12) for task in claimed(engine, now, 5)]
+    assert sorted(rest) == (sorted(old) if left_s > 0 else [])
+
+
+@pytest.mark.parametrize("left_s", [-1, 1, None])
+def test_a_claim_reads_as_many_rows_as_it_has_seats(
+    engine: Engine, database_url: str, now: datetime, left_s: float | None
+) -> None:
+    expires_at = None if left_s is None else after(now, left_s)
+    submit(engine, after(now, -8), 500, expires_at=expires_at)
+    submit(engine, after(now, -8), 500, expires_at=expires_at)
+    values = {"limit": 7, "lanes": ["default"], "holds": [100], "margin_s": 1.0, "now": now}
+    with psycopg.connect(database_url, options=f"-c timezone=UTC {BY_INDEX}") as connection:
+        connection.execute("ANALYZE task")
+        connection.execute(sql("claim_lock"), {"lock": CLAIM_LOCK})
+        found = connection.execute(
+            "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) " + sql("claim"), values
+        ).fetchone()
+    assert found is not None
+    read = [
+        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        for node in nodes(found[0][0]["Plan"])
+        if node.get("Index Name") == "task_ready"
+    ]
+    assert [rows for rows in read if rows] == ([7, 7] if left_s is not None else [7])
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)

@@ -149,7 +149,7 @@ def pay(engine: Engine, key: AttemptKey, **values: Any) -> None:
 def await_claims(engine: Engine, count: int) -> list[AttemptKey]:
     """Claim so many tasks, as the dispatcher does when it is told of them."""
     found: list[AttemptKey] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(found) < count:
         assert time.monotonic() < deadline, found
         found += makers.claim(engine, datetime.now(UTC))
@@ -180,9 +180,10 @@ def test_version_and_unknown_commands(tmp_path: Path) -> None:
 
 
 def test_nothing_running(tmp_path: Path) -> None:
-    said = Cli(tmp_path).refused("ledger", "balances")
-    assert "nothing is running" in said
-    assert "clearlane up" in said
+    for arguments in (["ledger", "balances"], ["task", "show", "x"], ["task", "list", "--json"]):
+        said = Cli(tmp_path).refused(*arguments, code=1)
+        assert "nothing is running" in said
+        assert "clearlane up" in said
 
 
 def test_a_wrong_database_url(bare: Cli) -> None:
@@ -317,6 +318,10 @@ def test_submit_with_a_key_twice_is_once(cli: Cli, engine: Engine) -> None:
     assert task_count(engine) == 2
     said = cli.refused(*order, "--count", "2", "--size", "7", code=5)
     assert "'k:1' was used for another task" in said
+    # When it ends is no part of what was asked: it moves with the clock of whoever repeats it.
+    assert cli(*order, "--count", "2", "--expires-s", "31622400").lines == first
+    (row, _) = intake.task_list(engine)
+    assert intake.task_row(engine, str(row["id"]))["expires_at"] is None
 
 
 @pytest.mark.parametrize(
@@ -329,6 +334,9 @@ def test_submit_with_a_key_twice_is_once(cli: Cli, engine: Engine) -> None:
         (("--payload", "NaN"), 2, "payload: holds a number that is not finite"),
         (("--type", "a b"), 2, "type: 'a b' is not possible"),
         (("--key", "\x07"), 2, "key: "),
+        (("--key", "clé"), 2, "key: 'clé' is no key; use 1 to 200 characters of printable ASCII"),
+        (("--payload", "9" * 5000), 2, "payload: holds an integer of more than 1000 digits"),
+        (("--expires-s", "31622401"), 2, "--expires-s: "),
     ],
 )
 def test_impossible_flags(
@@ -337,6 +345,13 @@ def test_impossible_flags(
     values = {"--client": "R", "--family": "f", "--payload": "1"} | {flags[0]: flags[1]}
     arguments = [part for pair in values.items() for part in pair]
     assert cli.refused("submit", *arguments, code=code).startswith(said)
+    assert task_count(engine) == 0
+
+
+@pytest.mark.parametrize("key", ["clé", "k" * 199])
+def test_a_key_for_a_file_leaves_room_for_its_lines(cli: Cli, engine: Engine, key: str) -> None:
+    order = ("submit", "-", "--client", "R", "--family", "f", "--key", key)
+    assert cli.refused(*order, stdin=jsonl({"payload": 1})).startswith(f"key: '{key[:3]}")
     assert task_count(engine) == 0
 
 
@@ -456,6 +471,11 @@ def test_a_later_batch_that_fails_is_told(cli: Cli, engine: Engine) -> None:
 # Waiting ---------------------------------------------------------------------------------------
 
 
+def but_waiting(err: str) -> str:
+    """Without what is said to whom it takes long: on a slow machine that may be us."""
+    return re.sub("^clearlane: still waiting for .*\n", "", err, flags=re.MULTILINE)
+
+
 def test_wait_prints_what_came_out(cli: Cli, engine: Engine) -> None:
     program = cli.start(
         "submit", "--client", "R", "--family", "f", "--payload", "1", "--count", "2", "--wait"
@@ -465,8 +485,8 @@ def test_wait_prints_what_came_out(cli: Cli, engine: Engine) -> None:
     attempts.abort(engine, [makers.failure(first)], datetime.now(UTC))
     (again,) = await_claims(engine, 1)
     pay(engine, again, output={"text": "\x1b[31mred\x9b"})
-    out, err = program.communicate(timeout=30)
-    assert (program.returncode, err) == (0, "")
+    out, err = program.communicate(timeout=60)
+    assert (program.returncode, but_waiting(err)) == (0, "")
     assert "\x1b" not in out
     assert "\x9b" not in out
     assert [json.loads(line) for line in out.splitlines()] == [
@@ -495,11 +515,11 @@ def test_wait_exits_3_if_not_all_were_committed(cli: Cli, engine: Engine) -> Non
     program = cli.start("submit", "--client", "R", "--family", "f", "--payload", "1", "--wait")
     (key,) = await_claims(engine, 1)
     intake.cancel(engine, key.task, datetime.now(UTC))
-    out, err = program.communicate(timeout=30)
+    out, err = program.communicate(timeout=60)
     assert program.returncode == 3
     assert json.loads(out)["state"] == "CANCELLED"
     said = "1 of 1 tasks were not committed; `clearlane task show ID` says why"
-    assert err == f"clearlane: {said}\n"
+    assert but_waiting(err) == f"clearlane: {said}\n"
 
 
 def test_wait_has_an_end(cli: Cli) -> None:
@@ -515,10 +535,10 @@ def test_ctrl_c_while_waiting_loses_no_ids(cli: Cli, engine: Engine, database_ur
     (key,) = await_claims(engine, 1)
     _await(lambda: _listens(database_url))
     program.send_signal(signal.SIGINT)
-    out, err = program.communicate(timeout=30)
+    out, err = program.communicate(timeout=60)
     assert program.returncode == 130
     assert json.loads(out) == {"task": key.task, "state": "INIT"}
-    assert err == "clearlane: interrupted\n"
+    assert but_waiting(err) == "clearlane: interrupted\n"
 
 
 def test_ctrl_c_in_an_exec_of_text_ends_with_our_exit_code(bare: Cli) -> None:
@@ -544,7 +564,7 @@ def _listens(database_url: str) -> bool:
 
 
 def _await(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -813,10 +833,12 @@ def test_a_key_given_twice_in_a_file_is_refused_with_both_lines(cli: Cli) -> Non
 
 
 def test_who_waits_is_told_why(cli: Cli) -> None:
-    said = cli("submit", *ONE_TASK, "--wait", "--timeout", "8")
-    assert said.code == 3
-    assert "still waiting for " in said.err
-    assert "the dispatcher takes it" in said.err
+    with cli.start("submit", *ONE_TASK, "--wait") as program:
+        assert program.stderr is not None
+        said = program.stderr.readline()
+        program.kill()
+    assert "still waiting for " in said
+    assert "the dispatcher takes it" in said
 
 
 def test_a_bad_configuration_is_refused_before_anything_starts(cli: Cli) -> None:

@@ -159,7 +159,7 @@ def test_a_value_of_the_wrong_kind_names_its_option(place: Path, name: str, opti
 @pytest.mark.parametrize("name", sorted(ALL.keys() - STANDS_ALONE))
 def test_without_a_stack_it_says_how_to_start_one(place: Path, name: str) -> None:
     flags = ["--json"] if _has_json(name) else []
-    said = one_line(run(name, *needed(name), *flags))
+    said = one_line(run(name, *needed(name), *flags), code=1)
     assert "nothing is running here" in said
     assert "clearlane up" in said
 

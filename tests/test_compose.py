@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from tests.pgtools import directory
 from tests.servers import scratch
 from tests.stack import await_true
 from workers import alive
+from workers import home as homes
 from workers import stack as stacks
 from workers.settings import Settings, sqlalchemy_url
 
@@ -183,9 +183,10 @@ class Service:
             process.wait()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        return int(bound.getsockname()[1])
+def free_ports(*names: str) -> list[str]:
+    """One for each, below the ephemeral ones: no connection sits on it until it is bound."""
+    with scratch() as place:
+        return [str(homes.port(place, name)) for name in names]
 
 
 def service(name: str, words: dict[str, str], place: Path) -> Service:
@@ -211,7 +212,7 @@ def empty_url(servers: Servers) -> Iterator[str]:
 def test_all_services_together_carry_out_a_task_and_stop_in_time(
     empty_url: str, redis_url: str, now: datetime
 ) -> None:
-    ports = {"8080": str(free_port()), "5555": str(free_port())}
+    ports = dict(zip(("8080", "5555"), free_ports("gateway", "flower"), strict=True))
     words = {
         "postgresql://clearlane:pp@postgres:5432/clearlane": empty_url,
         "redis://:vv@valkey:6379/0": redis_url,
@@ -221,7 +222,7 @@ def test_all_services_together_carry_out_a_task_and_stop_in_time(
     with scratch() as place:
         made = {name: service(name, words, place) for name in APP}
         migrated = subprocess.run(
-            made["migrate"].argv, env=made["migrate"].env, cwd=place, check=False, timeout=60
+            made["migrate"].argv, env=made["migrate"].env, cwd=place, check=False
         )
         assert migrated.returncode == 0
         engine = db.connect(sqlalchemy_url(empty_url))
@@ -272,17 +273,17 @@ def test_the_servers_of_the_file_start_with_its_settings(servers: Servers) -> No
     with scratch() as place:
         (place / "bin").mkdir()
         (place / "bin" / "valkey-server").symlink_to(get_binary_path())
-        port = free_port()
+        (port,) = free_ports("valkey")
         extra = f"port {port}\nbind 127.0.0.1\ndir {place}\nrequirepass"
         server = service("valkey", {"requirepass": extra}, place)
         server.env["PATH"] = f"{place / 'bin'}:{server.env['PATH']}"
         with server.running() as process:
-            client = redis.Redis(port=port, password="vv", decode_responses=True)
-            await_true("valkey answers", lambda: answers(client), 30)
+            client = redis.Redis(port=int(port), password="vv", decode_responses=True)
+            await_true("valkey answers", lambda: answers(client))
             assert client.config_get("appendonly") == {"appendonly": "yes"}
             assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
             with pytest.raises(redis.AuthenticationError):
-                redis.Redis(port=port).ping()
+                redis.Redis(port=int(port)).ping()
             stops_in_time("valkey", process, server.place / "log")
     # `valkey-cli`, which its check calls, is in the image and not here.
     host = psycopg.conninfo.conninfo_to_dict(servers.database_url)
@@ -375,6 +376,9 @@ def test_a_worker_is_alive_while_it_says_so_itself(tmp_path: Path) -> None:
         gone.wait()
     file.write_text(str(gone.pid))
     assert "is gone" in str(alive.worker(file))
+    with file.open() as reading:
+        alive.beat(file)
+        assert reading.read() == str(gone.pid), "a check could read the half of it"
     alive.beat(tmp_path / "nowhere" / "alive")  # a full disk stops no worker
     assert "is not set" in str(alive.worker(None))
 

@@ -28,7 +28,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.conftest import Servers
-from tests.gateways import Gateway, own_database, serving, task
+from tests.gateways import PATIENCE_S, Gateway, own_database, serving, task
 
 SCALE = int(os.environ.get("CHAOS_SCALE", "0"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
@@ -76,7 +76,7 @@ class Fuzz:
             if WAIT_S_MAX < float(query["wait"]) < float("inf"):
                 query["wait"] = WAIT_S_MAX
         url = f"http://{self.gateway.host}:{self.gateway.port}"
-        response = case.call(base_url=url, session=self.session, timeout=30)
+        response = case.call(base_url=url, session=self.session, timeout=PATIENCE_S)
         self.statuses[response.status_code] += 1
         case.validate_response(response, checks=CHECKS)
 

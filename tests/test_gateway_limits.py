@@ -13,19 +13,24 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger import db, intake, tokens
-from ledger.errors import BadInput
+from ledger.errors import BadInput, Unavailable
 from ledger.tokens import Role, Token
 from tests.conftest import Servers
 from tests.gateways import (
     WAIT_S,
     Answer,
     Gateway,
+    Sent,
     install_fleet,
     own_database,
     refused,
@@ -36,12 +41,15 @@ from tests.gateways import (
 )
 from tests.servers import embedded_servers, scratch
 from workers.gateway import body, callers
+from workers.gateway import waiting as waiting_room
 from workers.gateway.__main__ import listen
 from workers.gateway.callers import Callers
 from workers.gateway.hosts import LOOPBACK, allowed
 from workers.gateway.problems import Refused
 from workers.gateway.rates import Rates, site
+from workers.gateway.waiting import unless_gone
 from workers.settings import load_settings, sqlalchemy_url
+from workers.terms import checked_key
 
 STALL_S = 30.0  # a request's bound and room for a loaded machine, far below a client's own
 
@@ -119,11 +127,12 @@ def test_a_clock_that_is_set_back_locks_nobody_out(monkeypatch: pytest.MonkeyPat
 def test_many_requests_of_one_token_are_told_to_wait(servers: Servers, database: str) -> None:
     few = {"CLEARLANE_GATEWAY_REQUESTS_PER_S": "2"}
     with serving(database, servers.redis_url, **few) as gateway:
-        answers: list[Answer] = []
-        until(lambda: answers.append(gateway.ask("GET", "/v1/agents")) or answers[-1].status == 429)  # type: ignore[func-returns-value]
-        refused(answers[-1], 429, "Authorization")
-        assert answers[-1].headers["retry-after"] == "1"
-        assert {answer.status for answer in answers} == {200, 429}
+        # All before the first answer is read: one by one, a slow machine keeps the rate by itself.
+        sent = [gateway.send("GET", "/v1/agents") for _ in range(20)]
+        found = {answer.status: answer for answer in [one.answer() for one in sent]}
+        assert found.keys() == {200, 429}
+        refused(found[429], 429, "Authorization")
+        assert found[429].headers["retry-after"] == "1"
         assert gateway.ask("GET", "/v1/agents", token=token_of(database)).status == 200
         assert gateway.ask("GET", "/livez", token=None).status == 200
 
@@ -231,11 +240,83 @@ def test_a_revoked_token_is_refused_within_seconds(gateway: Gateway, database: s
 # Waiting -----------------------------------------------------------------------------------------
 
 
-def opened(gateway: Gateway, path: str) -> http.client.HTTPConnection:
-    """A request that is sent and not answered yet."""
-    connection = http.client.HTTPConnection(gateway.host, gateway.port, timeout=60)
-    connection.request("GET", path, headers={"Authorization": f"Bearer {gateway.token}"})
-    return connection
+async def _stays() -> Message:
+    """A client that sends nothing and does not go."""
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+FOR_EVER = Request({"type": "http"}, _stays)
+
+
+def waiting(gateway: Gateway, path: str) -> Sent:
+    """A request that waits, so that the gateway lets its caller wait nowhere else.
+
+    Who asks whether it does waits a little as well: if that came first, this one was refused.
+    """
+    deadline = time.monotonic() + STALL_S
+    sent = gateway.send("GET", path)
+    while gateway.ask("GET", path.partition("?")[0] + "?wait=0.01").status != 429:
+        assert time.monotonic() < deadline
+        if sent.is_answered():
+            assert sent.answer().status == 429
+            sent = gateway.send("GET", path)
+    return sent
+
+
+def test_a_wait_ends_with_its_token(servers: Servers, database: str) -> None:
+    engine = db.connect(sqlalchemy_url(database))
+    one, other = (token_of(database, Role.CLIENT, "R") for _ in range(2))
+    with serving(database, servers.redis_url) as gateway:
+        name = gateway.submit(task()).body["task"]
+        reads = gateway.send("GET", f"/v1/tasks/{name}?wait={WAIT_S}", token=one)
+        path = f"/v1/tasks?wait={WAIT_S}"
+        submits = gateway.send("POST", path, task(type="late"), token=other)
+        until(lambda: any(row["type"] == "late" for row in intake.task_list(engine)))
+        gateway.until_it_waits(name)
+        for token in (one, other):
+            parts = tokens.split(token)
+            assert parts is not None
+            tokens.revoke(engine, parts[0], datetime.now(UTC))
+        assert "was revoked" in refused(reads.answer(), 401, "Authorization")
+        # That it was accepted is no news to whoever sent it; what came of it would be.
+        accepted = submits.answer()
+        assert (accepted.status, accepted.body.keys()) == (201, {"task", "state"})
+    engine.dispose()
+
+
+def test_a_token_is_looked_at_before_its_wait_is_answered() -> None:
+    book = Book()
+    caller = book.identify()
+
+    async def look() -> None:
+        """The task has ended, and the token a moment before."""
+        book.now += timedelta(hours=1)
+        await unless_gone(FOR_EVER, asyncio.sleep(0), partial(book.callers.check, caller))
+
+    with pytest.raises(Refused, match="has expired"):
+        asyncio.run(look())
+
+
+def test_a_wait_outlives_an_outage_that_hides_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_room, "CHECK_S", 0.0)
+    looks = iter([Unavailable("postgresql", "away", "wait")] * 3)
+
+    async def look() -> None:
+        ended = asyncio.Event()
+
+        async def check() -> None:
+            for error in looks:
+                raise error
+            ended.set()
+
+        async def wait() -> None:
+            await ended.wait()
+
+        await unless_gone(FOR_EVER, wait(), check)
+        assert next(looks, None) is None
+
+    asyncio.run(look())
 
 
 def test_who_waits_too_often_is_refused_before_anything_is_done(
@@ -244,8 +325,7 @@ def test_who_waits_too_often_is_refused_before_anything_is_done(
     engine = db.connect(sqlalchemy_url(database))
     name = gateway.submit(task()).body["task"]
     path = f"/v1/tasks/{name}?wait={WAIT_S}"
-    connection = opened(gateway, path)
-    until(lambda: gateway.ask("GET", f"/v1/tasks/{name}?wait=0.01").status == 429)
+    sent = waiting(gateway, path)
     before = intake.task_counts(engine)
     answer = gateway.submit(task(), "/v1/tasks?wait=1")
     refused(answer, 429, "wait")
@@ -253,7 +333,7 @@ def test_who_waits_too_often_is_refused_before_anything_is_done(
     assert intake.task_counts(engine) == before
     assert gateway.ask("GET", f"/v1/tasks/{name}").status == 200
     # Who goes away makes room.
-    connection.close()
+    sent.connection.close()
     until(lambda: gateway.ask("GET", f"/v1/tasks/{name}?wait=0.01").status == 200)
     engine.dispose()
 
@@ -356,6 +436,46 @@ def test_bodies_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(two())
 
 
+def test_a_body_has_a_limit_of_values(gateway: Gateway) -> None:
+    """Few bytes can be many objects, and the interpreter stops for all of them at once."""
+    head, tail = b'{"client":"R","family":"f","payload":[', b"]}"
+    room = body.VALUES_MAX - 7  # the object, three keys, two texts, the list
+    for value in (b"[]", b'""', b'{"a":1}'):
+        many = room // (3 if value == b'{"a":1}' else 1)
+        fits = head + b",".join([value] * many) + tail
+        assert gateway.ask("POST", "/v1/tasks", raw=fits).status == 201
+        longer = head + b",".join([value] * (many + 1)) + tail
+        told = refused(gateway.ask("POST", "/v1/tasks", raw=longer), 413, "body")
+        assert "more than 100000 values and keys" in told
+    # What stands in a text is no value.
+    marks = json.dumps(task(payload='[{"a\\": 1}, ' * 30_000)).encode()
+    assert gateway.ask("POST", "/v1/tasks", raw=marks).status == 201
+    # No list of tasks, and none of the fields is known: one error of each would be as many.
+    for wrong in ([0] * 50_000, dict.fromkeys(map(str, range(49_000)))):
+        assert gateway.submit(wrong).status == 422
+
+
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=30,
+)
+
+
+def values(document: Any) -> int:
+    if isinstance(document, dict):
+        return 1 + len(document) + sum(map(values, document.values()))
+    return 1 + sum(map(values, document)) if isinstance(document, list) else 1
+
+
+@given(documents, st.sampled_from([None, 1]), st.booleans())
+def test_values_are_counted_exactly(document: Any, indent: int | None, ascii_only: bool) -> None:
+    text = json.dumps(document, indent=indent, ensure_ascii=ascii_only)
+    raw = text.encode("utf-8", "surrogatepass")
+    assert body.holds_more(raw, values(document) - 1)
+    assert not body.holds_more(raw, values(document))
+
+
 def test_a_body_that_ends_early_is_no_fault_of_ours(gateway: Gateway) -> None:
     line = socket.create_connection((gateway.host, gateway.port), timeout=60)
     head = (
@@ -425,11 +545,14 @@ def test_headers_that_decide_come_once(gateway: Gateway) -> None:
 def test_a_key_is_printable_and_short(gateway: Gateway, key: str) -> None:
     refused(twice(gateway, ("Idempotency-Key", key)), 422, "Idempotency-Key")
     refused(gateway.submit(task(idempotency_key=key)), 422, "idempotency_key")
+    with pytest.raises(BadInput, match="1 to 200 characters of printable ASCII"):
+        checked_key(key)  # the command line's
 
 
 def test_a_key_holds_all_of_printable_ascii(gateway: Gateway) -> None:
-    key = "".join(map(chr, range(0x21, 0x7F))) + " x" + "k" * 104
+    key = "".join(map(chr, range(0x21, 0x7F))) + "  x" + "k" * 103
     assert len(key) == 200
+    assert checked_key(key) == key
     first = twice(gateway, ("Idempotency-Key", key))
     again = gateway.submit(task(idempotency_key=key))
     assert (first.status, again.status) == (201, 200)

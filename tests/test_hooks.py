@@ -274,7 +274,7 @@ def test_a_plug_in_that_hangs_is_asked_once_and_then_never_again() -> None:
     assert [line["event"] for line in lines] == ["hook plug-in switched off"]
     first, *others = found.plugins()
     assert first.name == "plugin0"
-    assert "used up its time; its last call, on_validate, took 1" in first.off
+    assert "used up its time; its last call, on_validate, took " in first.off
     assert [plugin.off for plugin in others] == ["", ""]
 
 
@@ -295,7 +295,7 @@ def test_a_plug_in_that_is_slow_on_average_is_switched_off() -> None:
 
 
 def test_a_plug_in_may_be_slow_once() -> None:
-    naps = iter([0.5])
+    naps = iter([0.3])
     found = hooks(Does(lambda: time.sleep(next(naps, 0))))
     for _ in range(200):
         validated(found)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import BadInput
-from tasks.jsontext import DEPTH_MAX, parse
+from tasks.jsontext import DEPTH_MAX, DIGITS_MAX, parse
 
 
 @given(st.binary(max_size=300))
@@ -54,6 +54,15 @@ def test_parse_allows_the_depth_it_names() -> None:
     assert parse("[" * DEPTH_MAX + "]" * DEPTH_MAX, field="x")
     with pytest.raises(BadInput, match="deeper"):
         parse("[" * (DEPTH_MAX + 1) + "]" * (DEPTH_MAX + 1), field="x")
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_parse_allows_the_digits_it_names(sign: str) -> None:
+    parse(f"[{sign}{'9' * DIGITS_MAX}]", field="x")
+    for digits in (DIGITS_MAX + 1, 5000):  # the second is beyond the interpreter's limit
+        with pytest.raises(BadInput) as told:
+            parse(f"[{sign}1{'0' * (digits - 1)}]", field="x")
+        assert told.value.reason == "holds an integer of more than 1000 digits"
 
 
 def test_a_key_that_stands_twice_is_refused_and_shown_without_control_characters() -> None:

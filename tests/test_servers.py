@@ -8,7 +8,6 @@ import signal
 import socket
 import stat
 import subprocess
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ import redis
 
 from ledger.errors import BadInput
 from tests.servers import await_ready, embedded_servers, running, scratch
+from tests.stack import await_true
 from workers import home as homes
 from workers import leftovers, servers
 from workers.servers import Server
@@ -47,6 +47,13 @@ def ask(url: str, query: str) -> str:
         row = connection.execute(query.encode()).fetchone()
         assert row is not None
         return str(row[0])
+
+
+def is_active(url: str, pid: int) -> bool:
+    return (
+        ask(url, f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND state = 'active'")
+        == "1"
+    )
 
 
 def test_what_is_acknowledged_is_on_disk(tmp_path: Path) -> None:
@@ -141,6 +148,7 @@ def test_postgres_recovers_from_kill_9_without_its_old_children(tmp_path: Path) 
         busy = psycopg.connect(server.url, autocommit=True)
         backend = psutil.Process(busy.info.backend_pid)
         busy.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 10000000000)")
+        await_true("it is at work", lambda: is_active(server.url, backend.pid))
         os.kill(pid, signal.SIGKILL)
     assert (home / "postgres" / "postmaster.pid").exists()
     try:
@@ -194,9 +202,10 @@ def test_valkey_keeps_what_it_wrote_before_kill_9(tmp_path: Path) -> None:
     server = servers.valkey(home)
     with up(server, home) as pid, redis.Redis.from_url(server.url) as client:
         client.set("kept", "42")
-        deadline = time.monotonic() + 10
-        while b"42" not in b"".join(p.read_bytes() for p in home.glob("valkey/*/*.incr.aof")):
-            assert time.monotonic() < deadline
+        await_true(
+            "it is in the file",
+            lambda: b"42" in b"".join(p.read_bytes() for p in home.glob("valkey/*/*.incr.aof")),
+        )
         os.kill(pid, signal.SIGKILL)
     with up(server, home), redis.Redis.from_url(server.url) as client:
         assert client.get("kept") == b"42"

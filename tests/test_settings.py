@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ledger.errors import BadInput
+from ledger.errors import BadInput, Unavailable
 from workers import home as homes
 from workers.locate import running
 from workers.settings import load_settings
@@ -111,7 +111,7 @@ def test_the_environment_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_run_file_of_a_dead_supervisor_is_nothing_running(tmp_path: Path) -> None:
     run_file(tmp_path, psutil.Process().create_time() - 100)
-    with pytest.raises(BadInput, match=r"nothing is running here .* `clearlane up --detach`"):
+    with pytest.raises(Unavailable, match=r"nothing is running here .* `clearlane up --detach`"):
         running(tmp_path)
 
 

@@ -47,7 +47,7 @@ def test_a_payment_moves_client_agent_and_burn(
     (key,) = claimed(engine, now)
     with Listener(database_url, ENDED) as listener:
         found = settle(engine, [settlement(key, cost_ub=111_111_111)], tau_ppm=TAU, now=now)
-        assert [json.loads(payload) for _, payload in listener.wait(5)] == [[key.task]]
+        assert [json.loads(payload) for _, payload in listener.wait(60)] == [[key.task]]
     assert found == {key: Settled.PAID}
     assert balance_ub(engine, "client:R") == 1_888_888_889
     assert balance_ub(engine, "agent:A") == 110_000_000
@@ -142,7 +142,7 @@ def test_more_can_be_settled_at_once_than_a_notification_holds(
         assert set(settle(engine, chunk, tau_ppm=TAU, now=now).values()) == {Settled.PAID}
         told: list[str] = []
         while len(told) < 250:
-            heard = listener.wait(5)
+            heard = listener.wait(60)
             assert heard, f"only {len(told)} were told"
             told += [task for _, payload in heard for task in json.loads(payload)]
     assert sorted(told) == sorted(key.task for key in keys)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import urllib.error
 import urllib.request
 import uuid
 from collections import Counter
@@ -34,10 +35,11 @@ from tests.servers import scratch
 from tests.stack import POOLS, Stack, await_true, clearlane, started
 from tests.test_samples import command
 from tests.test_samples import started as agent_process
+from workers import home as homes
 from workers.demo.gated import GatedAgent
 from workers.demo.library import modules
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 CLIENT = "T"
 STEPS = ("saga.reserve", "saga.execute", "saga.validate", "saga.commit", "saga.abort")
@@ -67,14 +69,15 @@ max_attempts = 5
 tools = ["{name}"]
 validator = {{ type = "none" }}
 """
-LANES = {"slow": (4, 3), "hold": (4, 1), "gate": (100, 5)}  # slots, deadline_s
+LANES = {"slow": (4, 3), "hold": (4, 3), "gate": (100, 60)}  # slots, deadline_s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """One agent per family of the same name: `echo`, `slow`, `hold` and `gate`.
+    """One agent per family of the same name: `echo`, `calm`, `slow`, `hold` and `gate`.
 
-    echo answers at once with its payload, slow after a while, hold never; gate when told to.
+    echo and calm answer at once with their payload, slow after a while, hold never; gate when told
+    to. An attempt at calm or gate is given up so late that none is while a test looks at it.
     """
 
     stack: Stack
@@ -82,14 +85,16 @@ class Fleet:
     hold_url: str
 
     def held(self) -> int:
-        with urllib.request.urlopen(self.hold_url.replace("/run", "/held"), timeout=5) as answer:
+        with urllib.request.urlopen(self.hold_url.replace("/run", "/held"), timeout=60) as answer:
             return int(json.load(answer)["held"])
 
 
 @contextmanager
 def configured(**urls: str) -> Iterator[Path]:
-    """A configuration of the agents that have a URL, and of echo."""
-    text = HEAD + LANE.format(name="echo", kind="echo", url="echo:", slots=100, deadline_s=5)
+    """A configuration of the agents that have a URL, and of echo and calm."""
+    text = HEAD
+    for name, deadline_s in (("echo", 5), ("calm", 60)):
+        text += LANE.format(name=name, kind="echo", url="echo:", slots=100, deadline_s=deadline_s)
     for name, url in urls.items():
         slots, deadline_s = LANES[name]
         text += LANE.format(name=name, kind="json", url=url, slots=slots, deadline_s=deadline_s)
@@ -171,9 +176,12 @@ def test_messages_and_events_carry_ids_only(
         await_true("the calls are out", lambda: fleet.gate.waiting == 3)
         assert not [key for key, text in stored(broker) if marker in text]
         fleet.gate.release(GOOD)
-        told = held + [
-            task for step in STEPS[:4] for task in stopped_at(stack, broker, step, marker)
-        ]
+        told = held
+        for step in STEPS[:4]:
+            # Stopped in the midst of work, a worker holds locks that the others wait for.
+            stack.ended(told)
+            await_true("nothing is in flight", lambda: stack.in_flight() == 0)
+            told = told + stopped_at(stack, broker, step, marker)
         assert {row["state"] for row in stack.ended(told)} == {"COMMITTED"}
         stack.check()
         published = []
@@ -191,7 +199,7 @@ def stopped_at(stack: Stack, broker: redis.Redis, step: str, marker: str) -> lis
     os.kill(pid, signal.SIGSTOP)
     try:
         for _ in range(3):  # the stopped worker may still be handed one or two
-            tasks += stack.submit("echo", 1, {"secret": marker})
+            tasks += stack.submit("calm", 1, {"secret": marker})
             sent = len(tasks)
             await_true(
                 f"task {sent} has arrived before {step}",
@@ -247,14 +255,12 @@ def plain(text: str) -> str:
 def test_flower_shows_steps_and_workers_and_no_secret(stack: Stack) -> None:
     marker = f"marker{uuid.uuid4().hex}"
     stack.ended(stack.submit("echo", 3, {"secret": marker}))
-    base = stack.addresses["flower_url"]
     listed = await_true(
-        "Flower has seen every step", lambda: steps_seen(fetched(f"{base}/api/tasks"))
+        "Flower has seen every step", lambda: steps_seen(fetched(stack, "api/tasks"))
     )
-    workers = fetched(f"{base}/api/workers?refresh=1")
+    workers = await_true("every worker has answered Flower", lambda: all_pools(stack))
     names = sorted(json.loads(workers))
-    assert [name.partition("@")[0] for name in names] == sorted(POOLS)
-    pages = [fetched(f"{base}/{path}") for path in ("", "tasks", f"worker/{names[0]}")]
+    pages = [fetched(stack, path) for path in ("", "tasks", f"worker/{names[0]}")]
     hidden = [urlsplit(stack.addresses[name]).password for name in ("redis_url", "database_url")]
     for secret in (marker, *hidden):
         assert secret
@@ -262,13 +268,32 @@ def test_flower_shows_steps_and_workers_and_no_secret(stack: Stack) -> None:
         assert not leaks, leaks[0][max(0, leaks[0].find(secret) - 80) :][:80]
 
 
+def test_flower_is_for_who_may_read_the_home(stack: Stack) -> None:
+    for path in ("", "tasks", "api/tasks", "api/workers"):
+        with pytest.raises(urllib.error.HTTPError) as told:
+            fetched(stack, path, login="operator:guess")
+        assert told.value.code == 401
+    private = [stack.home / homes.FLOWER_LOGIN, stack.home / "flower"]
+    assert [path.stat().st_mode & 0o077 for path in private] == [0, 0]
+
+
 def steps_seen(listed: str) -> str | None:
     names = {task["name"] for task in json.loads(listed).values()}
     return listed if set(STEPS[:4]) <= names else None
 
 
-def fetched(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+def all_pools(stack: Stack) -> str | None:
+    """Flower's page of workers if it names each; one that is slow to answer is left out."""
+    listed = fetched(stack, "api/workers?refresh=1")
+    names = sorted(name.partition("@")[0] for name in json.loads(listed))
+    return listed if names == sorted(POOLS) else None
+
+
+def fetched(stack: Stack, path: str, login: str | None = None) -> str:
+    known = login or (stack.home / homes.FLOWER_LOGIN).read_text().strip()
+    asked = urllib.request.Request(f"{stack.addresses['flower_url']}/{path}")
+    asked.add_header("Authorization", f"Basic {base64.b64encode(known.encode()).decode()}")
+    with urllib.request.urlopen(asked, timeout=60) as answer:
         return str(answer.read().decode())
 
 
@@ -281,7 +306,7 @@ def test_messages_twice_late_and_malformed_change_nothing(
     before, balance = stack.pids(), balance_ub(stack, f"client:{CLIENT}")
     held = stack.submit("gate", 8)
     await_true("the calls are out", lambda: fleet.gate.waiting == 8)
-    flowing = stack.submit("slow", 4) + stack.submit("echo", 16)
+    flowing = stack.submit("calm", 20)
     for _ in range(3):
         for step in STEPS:
             celery.send_task(step, args=[keys_of(stack, held)])
@@ -359,10 +384,13 @@ def test_a_task_that_kills_its_worker_is_given_up_and_its_neighbours_go_on(
     (poison,) = stack.submit("hold", 1)
     neighbours: list[str] = []
     kills = 0
-    while await_true("it is called, or given up", lambda: fleet.held() or is_over(stack, poison)):
+    while True:
+        pid = stack.pids()["execute1"]  # first: the call may not last as long as it takes to ask
+        await_true("it is called, or given up", lambda: fleet.held() or is_over(stack, poison))
         if is_over(stack, poison):
             break
-        stack.kill("execute1")
+        os.kill(pid, signal.SIGKILL)
+        await_true("execute1 runs again", lambda: stack.is_back("execute1", pid))  # noqa: B023
         kills += 1
         await_true("its call is gone", lambda: fleet.held() == 0)
         neighbours += stack.submit("echo", 5)
@@ -382,7 +410,7 @@ def is_over(stack: Stack, task: str) -> bool:
 
 
 # Beat first: its successor waits for the dead one's lock while the others are killed.
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_no_process_killed_while_work_flows_loses_or_pays_anything_twice(stack: Stack) -> None:
     tasks: list[str] = []
     for victim in ("beat", *POOLS, "dispatcher"):
@@ -414,7 +442,7 @@ def test_no_server_that_dies_while_work_flows_loses_or_pays_anything_twice(
 # Its supervisor dies ------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_second_stack_outlives_its_supervisor_and_leaves_the_first_alone(stack: Stack) -> None:
     before = stack.pids()
     with ExitStack() as opened:

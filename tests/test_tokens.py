@@ -161,6 +161,20 @@ def test_a_token_that_no_longer_opens_is_replaced(
     assert found.opens_with(parts[1])
 
 
+def test_a_lost_file_ends_the_token_that_was_in_it(
+    engine: Engine, database_url: str, now: datetime, tmp_path: Path
+) -> None:
+    homes = [tmp_path / name for name in ("one", "other")]
+    for home in homes:
+        home.mkdir()
+    one, other = (keep_token(database_url, home, now) for home in homes)
+    before, neighbour = (path.read_text().split("_")[1] for path in (one, other))
+    one.unlink()
+    after = keep_token(database_url, homes[0], now).read_text().split("_")[1]
+    states = {token.id: token.state(now) for token in tokens.all_tokens(engine)}
+    assert states == {before: "revoked", neighbour: "valid", after: "valid"}
+
+
 # Commands -----------------------------------------------------------------------------------------
 
 

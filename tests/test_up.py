@@ -98,10 +98,10 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, servers: Server
     assert busy.returncode == 2
     assert f"CLEARLANE_GATEWAY_PORT: port {port} is taken" in busy.stderr
     same = clearlane(
-        "up", "--data", home, CLEARLANE_GATEWAY_PORT="21999", CLEARLANE_FLOWER_PORT="21999"
+        "up", "--data", home, CLEARLANE_GATEWAY_PORT="30999", CLEARLANE_FLOWER_PORT="30999"
     )
     assert same.returncode == 2
-    assert "CLEARLANE_FLOWER_PORT: port 21999 is that of the gateway" in same.stderr
+    assert "CLEARLANE_FLOWER_PORT: port 30999 is that of the gateway" in same.stderr
     away = clearlane("up", "--data", home, DATABASE_URL="postgresql://u:hidden@127.0.0.1:1/d")
     assert away.returncode == 1
     assert "DATABASE_URL: the server does not answer" in away.stderr
@@ -176,3 +176,25 @@ def test_given_servers_are_used_and_none_is_started(tmp_path: Path, servers: Ser
         assert process.env["DATABASE_URL"] == servers.database_url
         assert process.env["CELERY_BROKER_URL"] == servers.redis_url
         assert process.env["CLEARLANE_DATA"] == str(home)
+        assert ("FLOWER_BASIC_AUTH" in process.env) == (process.name == "flower")
+        assert "FLOWER_UNAUTHENTICATED_API" not in process.env
+
+
+def test_flower_asks_for_a_login_that_stays_the_same(tmp_path: Path, servers: Servers) -> None:
+    home = homes.prepare(tmp_path / "home")
+    settings = Settings(database_url=servers.database_url, redis_url=servers.redis_url)
+    kept = home / homes.FLOWER_LOGIN
+    logins: list[str] = []
+    prepared: list[str] = []
+    for _ in range(2):
+        stack = plan(settings, home, prepare=prepared.append)
+        (flower,) = (p for stage in stack.stages for p in stage.processes if p.name == "flower")
+        logins.append(flower.env["FLOWER_BASIC_AUTH"])
+        assert kept.read_text() == f"{logins[-1]}\n"
+        assert kept.stat().st_mode & 0o777 == 0o600
+        kept.chmod(0o644)
+    assert logins[0] == logins[1]
+    user, _, password = logins[0].partition(":")
+    assert (user, len(bytes.fromhex(password)) * 8) == ("operator", 192)
+    assert password not in " ".join(flower.argv)
+    assert (home / "flower").stat().st_mode & 0o777 == 0o700

@@ -21,9 +21,11 @@ USAGE = "usage: python -m workers.alive worker|dispatcher|beat|URL"
 
 
 def beat(path: Path) -> None:
-    """Say that this process is alive: its own pid, and now."""
+    """Say that this process is alive: its own pid, and now. Nobody reads half of it."""
+    fresh = path.with_name(f"{path.name}.new")
     try:
-        path.write_text(str(os.getpid()))
+        fresh.write_text(str(os.getpid()))
+        fresh.replace(path)
     except OSError:
         # A full disk must not stop a worker; the check will say that it looks dead.
         return
@@ -38,14 +40,16 @@ def worker(path: Path | None) -> str | None:
         pid = int(path.read_text())
         os.kill(pid, 0)
     except FileNotFoundError:
-        return f"{path} does not exist: the worker has not connected yet"
+        return f"{path} does not exist: the process has not connected yet"
     except (OSError, ValueError):
-        return f"{path} names no process: the worker that wrote it is gone"
+        return f"{path} names no process: what wrote it is gone"
     return None if age_s < HEARTBEAT_AGE_S else f"the last heartbeat is {age_s:.0f} s old"
 
 
 def dispatcher() -> str | None:
     """Why tasks are not dispatched; None when they are, or when there is nothing to dispatch.
+
+    Beside `CLEARLANE_HEARTBEAT_FILE` of the dispatcher, its loop has to turn too.
 
     Stuck means: someone would take work, work is ready, and yet none has been under way for so
     long. A long queue alone is no sign of it.
@@ -55,7 +59,12 @@ def dispatcher() -> str | None:
     from workers.prices import price_list
     from workers.settings import load_settings
 
-    context = build_context(load_settings())
+    settings = load_settings()
+    # Where it writes one: what hangs in a call to a server that is away is no less stuck.
+    hung = worker(settings.heartbeat_file) if settings.heartbeat_file else None
+    if hung is not None:
+        return hung
+    context = build_context(settings)
     now = context.now()
     ready = line(context.engine, now)
     if ready.since is None or ready.in_flight or (now - ready.since).total_seconds() < LAG_S:

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import cycle, islice
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -29,6 +30,7 @@ from scheduler.queues import depths
 from scheduler.reservations import connect
 from tasks.context import Context, bind
 from tasks.messages import RESERVE, send
+from workers import alive
 from workers.bootstrap import build_context
 from workers.celery import settings
 from workers.logs import configure_logs
@@ -41,6 +43,7 @@ OUTAGE_S = 1.0  # pause while a server is away
 STEPS = ("reserve", "execute", "validate", "commit")  # the queues of a task's way
 LINE_MAX = 2  # messages that wait for a worker before tasks gather instead
 GATHER_S = 0.004
+BEAT_S = 2.0  # as often as a worker says that it is alive
 
 log = structlog.get_logger()
 
@@ -62,11 +65,16 @@ class Dispatcher:
     """One loop. `stop` may be called from a signal handler.
 
     line: how many messages wait for a worker now. Raises Unavailable.
+    heartbeat: the file that says that this loop turns; None: nobody looks.
     """
 
-    def __init__(self, context: Context, line: Callable[[], int]) -> None:
+    def __init__(
+        self, context: Context, line: Callable[[], int], heartbeat: Path | None = None
+    ) -> None:
         self._context = context
         self._line = line
+        self._heartbeat = heartbeat
+        self._beat_at = -BEAT_S
         self._hold: dict[str, int] = {}  # by lane
         self._hold_at = -HOLD_AGE_S
         self._counted: Registry | None = None
@@ -83,6 +91,7 @@ class Dispatcher:
         """Dispatch until stopped, through every outage."""
         url = self._context.engine.url.render_as_string(hide_password=False)
         while not self._stopping:
+            self._beat()
             try:
                 with Listener(url, READY, ENDED) as listener:
                     self._serve(listener)
@@ -94,6 +103,7 @@ class Dispatcher:
         self._send(self._unsent)
         self._refresh_hold()
         while not self._stopping:
+            self._beat()
             now = self._context.now()
             claims = attempts.claim(
                 self._context.engine,
@@ -118,7 +128,14 @@ class Dispatcher:
         up, and every task would wait behind all of them.
         """
         while not self._stopping and self._line() >= LINE_MAX:
+            self._beat()
             time.sleep(GATHER_S)
+
+    def _beat(self) -> None:
+        """Wherever the loop can stay for long: one that hangs is the one that does not come by."""
+        if self._heartbeat is not None and time.monotonic() - self._beat_at >= BEAT_S:
+            alive.beat(self._heartbeat)
+            self._beat_at = time.monotonic()
 
     def _send(self, claims: Sequence[Claim]) -> None:
         # Kept until the broker has them: a claim that nobody hears of blocks its task for as long
@@ -178,7 +195,9 @@ def main() -> int:
         return 2
     bind(context)
     broker = connect(str(settings.celery_broker_url))
-    dispatcher = Dispatcher(context, lambda: sum(depths(broker, STEPS).waiting.values()))
+    dispatcher = Dispatcher(
+        context, lambda: sum(depths(broker, STEPS).waiting.values()), settings.heartbeat_file
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, dispatcher.stop)
     log.info("dispatcher ready")

@@ -22,7 +22,10 @@ from ledger.model import Json
 LOCK = "lock"
 RUN = "run.json"
 KEPT = "kept.json"
-"""Ports and passwords, so that the addresses survive a restart."""
+"""Ports and passwords, so that the addresses survive a restart; the id of the token made here."""
+
+FLOWER_LOGIN = "flower.login"
+"""User and password of Flower, as a browser asks for them: `user:password`."""
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
 
@@ -37,7 +40,8 @@ def prepare(path: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         # Root's servers run as another user, who has to get through but not to look around.
         home.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        (home / "log").mkdir(mode=0o700, exist_ok=True)
+        for name in ("log", "flower"):
+            (home / name).mkdir(mode=0o700, exist_ok=True)
         write_private(home / ".probe", "")
         (home / ".probe").unlink()
     except OSError as error:
@@ -126,12 +130,20 @@ def _try_lock(file: IO[str]) -> bool:
 
 def secret(home: Path, name: str) -> str:
     """The password `name`, made once; only characters that need no quoting anywhere."""
-    kept = read_json(home / KEPT)
     key = f"{name}_password"
-    if key not in kept:
-        kept[key] = secrets.token_hex(24)
-        write_private(home / KEPT, json.dumps(kept))
-    return str(kept[key])
+    if kept(home, key) is None:
+        keep(home, key, secrets.token_hex(24))
+    return str(kept(home, key))
+
+
+def kept(home: Path, name: str) -> Json:
+    """What was kept under a name, None if nothing was."""
+    return read_json(home / KEPT).get(name)
+
+
+def keep(home: Path, name: str, value: Json) -> None:
+    """Keep a value under a name, in place of what was there."""
+    write_private(home / KEPT, json.dumps({**read_json(home / KEPT), name: value}))
 
 
 def port(home: Path, name: str, wanted: int = 0) -> int:
@@ -147,14 +159,14 @@ def port(home: Path, name: str, wanted: int = 0) -> int:
                 "choose another port, or 0 for any free one",
             )
         return wanted
-    kept = read_json(home / KEPT)
     key = f"{name}_port"
-    if key in kept and _is_free(kept[key]):
-        return int(kept[key])
-    taken = set(kept.values())
-    kept[key] = next(p for p in _candidates() if p not in taken and _is_free(p))
-    write_private(home / KEPT, json.dumps(kept))
-    return int(kept[key])
+    last = kept(home, key)
+    if last is not None and _is_free(last):
+        return int(last)
+    taken = set(read_json(home / KEPT).values())
+    found = next(p for p in _candidates() if p not in taken and _is_free(p))
+    keep(home, key, found)
+    return found
 
 
 def _candidates() -> Iterator[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ledger.errors import BadInput
+from ledger.errors import Unavailable
 from ledger.model import Json
 from workers import home as homes
 from workers import leftovers
@@ -20,19 +20,21 @@ class Running:
     redis_url: str = field(repr=False)
     gateway_url: str | None  # None: no gateway of ours runs here
     flower_url: str | None
+    flower_login: Path  # the file with user and password
 
 
 def running(data: Path) -> Running:
     """The stack whose home is `data`; DATABASE_URL and REDIS_URL go first.
 
-    Raises BadInput when something is missing and nothing runs in `data`.
+    Raises Unavailable when something is missing and nothing runs in `data`, BadInput when what is
+    there is not a run file.
     """
     settings = load_settings()
     run = live_run(data)
     database_url = settings.database_url or run.get("database_url")
     redis_url = settings.redis_url or run.get("redis_url")
     if database_url is None or redis_url is None:
-        raise BadInput(
+        raise Unavailable(
             "data directory",
             f"nothing is running here ({data.expanduser().absolute()})",
             "start it with `clearlane up --detach`",
@@ -42,6 +44,7 @@ def running(data: Path) -> Running:
         redis_url=redis_url,
         gateway_url=run.get("gateway_url"),
         flower_url=run.get("flower_url"),
+        flower_login=data.expanduser().absolute() / homes.FLOWER_LOGIN,
     )
 
 

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     lease_margin_s: float = Field(5.0, gt=0, allow_inf_nan=False)
     """How long beyond its family's deadline an attempt lives before it counts as lost."""
     heartbeat_file: Path | None = None
-    """A worker touches it every two seconds, for `python -m workers.alive worker`."""
+    """A worker or dispatcher touches it every two seconds, for `python -m workers.alive`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     restart_budget: int = Field(5, ge=1, le=100)

@@ -78,7 +78,7 @@ def plan(
         Stage(processes=embedded, then=partial(prepare, addresses.database_url)),
         Stage(processes=tuple(replace(p, env={**env, **p.env}) for p in extra)),
         Stage(processes=_workers(settings, broker_url, env)),
-        Stage(processes=_front(home, addresses, env)),
+        Stage(processes=_front(home, addresses, env, _flower_login(home))),
     )
     return Stack(addresses=addresses, stages=stages)
 
@@ -167,7 +167,17 @@ def _worker(pool: str, name: str, broker_url: str, env: Mapping[str, str]) -> Pr
     )
 
 
-def _front(home: Path, addresses: Addresses, env: Mapping[str, str]) -> tuple[Process, ...]:
+def _flower_login(home: Path) -> str:
+    """Whoever may read the home may look: other users of this machine, and pages in a browser whose
+    name was made to resolve to it, know neither."""
+    login = f"operator:{homes.secret(home, 'flower')}"
+    homes.write_private(home / homes.FLOWER_LOGIN, f"{login}\n")
+    return login
+
+
+def _front(
+    home: Path, addresses: Addresses, env: Mapping[str, str], login: str
+) -> tuple[Process, ...]:
     """The dispatcher, beat, and the two that people look at."""
     gateway_port = addresses.gateway_url.rpartition(":")[2]
     flower_port = addresses.flower_url.rpartition(":")[2]
@@ -178,7 +188,7 @@ def _front(home: Path, addresses: Addresses, env: Mapping[str, str]) -> tuple[Pr
         # Its history is otherwise written only at an orderly end.
         *(
             "--persistent=True",
-            f"--db={home / 'flower'}",
+            f"--db={home / 'flower' / 'history'}",
             f"--state_save_interval={FLOWER_SAVE_MS}",
         ),
     )
@@ -188,8 +198,7 @@ def _front(home: Path, addresses: Addresses, env: Mapping[str, str]) -> tuple[Pr
         Process(
             name="flower",
             argv=flower,
-            # Reading its API needs no account on loopback; read-only closes the rest of it.
-            env={**env, "FLOWER_UNAUTHENTICATED_API": "true"},
+            env={**env, "FLOWER_BASIC_AUTH": login},
             ready=partial(probes.http_ready, f"{addresses.flower_url}/healthcheck"),
         ),
         Process(

@@ -19,9 +19,9 @@ from ledger.intake import PAYLOAD_MAX_BYTES, SIZE_MAX, TYPE_DEFAULT, Submission
 from ledger.model import Json
 from tasks.jsontext import parse
 from tasks.text import printable
+from workers.terms import checked_key
 
 FIELDS: Final = ("family", "payload", "size", "type", "key")
-KEY_MAX: Final = 200  # characters
 LINE_MAX_BYTES: Final = 2 * PAYLOAD_MAX_BYTES  # white space and the other fields included
 SHOWN_MAX: Final = 10  # families named in a refusal
 DIGEST: Final = 32  # characters of a file's SHA-256 that its keys begin with
@@ -51,7 +51,7 @@ def read_lines(
     Blank lines and the mark that some editors put in front of UTF-8 are skipped. A line without a
     key gets `<key>:<line>`, where `<key>` is the one of `defaults` or the beginning of the file's
     SHA-256: a file that was submitted halfway can be submitted again, and nothing is accepted
-    twice. Raises BadInput for a file in another encoding.
+    twice. Raises BadInput for a file in another encoding, or a key of `defaults` that is none.
     """
     _check_encoding(name, data)
     prefix = defaults.key or hashlib.sha256(data).hexdigest()[:DIGEST]
@@ -59,6 +59,7 @@ def read_lines(
     faults: list[BadInput] = []
     lines: dict[str, int] = {}  # where each key was given
     lines_of = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    checked_key(f"{prefix}:{len(lines_of)}")  # the longest of those that are made here
     for number, line in enumerate(lines_of, start=1):
         if not line.strip():
             continue
@@ -98,13 +99,6 @@ def from_flags(defaults: Defaults, count: int) -> list[Submission]:
         return [item] * count
     keys = [defaults.key] if count == 1 else [f"{defaults.key}:{n}" for n in range(1, count + 1)]
     return [replace(item, idempotency_key=checked_key(key)) for key in keys]
-
-
-def checked_key(key: Json) -> str:
-    """An idempotency key. Raises BadInput."""
-    if isinstance(key, str) and 0 < len(key) <= KEY_MAX and printable(key, KEY_MAX) == key:
-        return key
-    raise BadInput("key", f"{_shown(key)} is no key", f"use 1 to {KEY_MAX} printable characters")
 
 
 def _object(line: bytes) -> dict[str, Json]:

@@ -10,4 +10,5 @@ SELECT (SELECT min(t.ready_at)
         ) t
         WHERE l.floor = l.token AND (l.until IS NULL OR l.until > %(now)s)) AS since,
        (SELECT count(*) FROM task
-        WHERE state = 'INIT' AND wait = 'attempt' AND ready_at > %(now)s) AS in_flight
+        WHERE state = 'INIT' AND wait = 'attempt' AND ready_at > %(now)s
+          AND (expires_at IS NULL OR expires_at > %(now)s)) AS in_flight

@@ -41,7 +41,7 @@ POOLS = ("reserve1", "execute1", "validate1", "commit1", "control1")
 FRONT = ("dispatcher", "beat", "gateway")
 DEADLINE_S, MARGIN_S, SWEEP_S = 2.0, 1.0, 2.0
 # C11 allows 2 x (lease + sweep) = 10 s; the rest is for processes that still start again.
-QUIET_S = 60.0
+QUIET_S = 120.0
 LANES = {"a": (0, 30), "b": (0, 10), "tide": (500, 10)}  # refill_per_s, slots
 
 CONFIG = f"""\

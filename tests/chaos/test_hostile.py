@@ -275,7 +275,7 @@ def open_to_the_steps(agents: Sequence[Hostile]) -> Iterator[dict[str, int]]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(20)
+        assert ready.wait(60)
         yield ports
     finally:
         loop.call_soon_threadsafe(over.set)

@@ -24,6 +24,9 @@ def test_expired_tasks_are_never_done_and_the_rest_is_paid_once() -> None:
         assert over.committed + over.expired == over.offered, "each ends in one of two ways"
         assert over.committed, "an overload of nothing proves nothing"
         assert over.never_asked, "nothing had to wait: this was no overload"
+        # Served from the head of the line alone, nearly all would be called in their last moment.
+        assert over.hurried < 0.5, f"tasks that had time stood behind late ones: {over}"
+        assert over.asked_in_vain < over.asked / 4, f"agents worked for nothing: {over}"
         late = asked_late(c)
         assert max(late.values(), default=0.0) < SLACK_S, "an agent was given what had expired"
         after = offer(c, CAPACITY_PER_S / 4, 2.0)

@@ -98,7 +98,8 @@ def _library(console: Console, events: Iterable[Event], tasks: int) -> int:
             case Reckoning():
                 return _reckon(console, event, tasks)
             case _:
-                console.print(f"Running. Watch it in Flower: {event.flower_url}\n")
+                console.print(f"Running. Watch it in Flower: {event.flower_url}")
+                console.print(f"Its user and password: {event.flower_login}\n", markup=False)
     return 1
 
 

@@ -40,7 +40,7 @@ def with_context(
 
 @contextmanager
 def opened(data: Path | None) -> Iterator[Context]:
-    """The context of the running stack. Raises BadInput when nothing runs, or is not ours."""
+    """The context of the running stack. Raises Unavailable when nothing runs, BadInput."""
     from workers.bootstrap import build_context
     from workers.locate import running
     from workers.settings import load_settings

@@ -137,6 +137,7 @@ def status(data: Path | None, as_json: bool) -> None:
     for name in ("gateway_url", "flower_url", "database_url", "redis_url"):
         console.print(f"{name.removesuffix('_url'):9} {_masked(run[name])}")
     console.print(f"token     {home / TOKEN_FILE}", markup=False)
+    console.print(f"login     {home / homes.FLOWER_LOGIN}", markup=False)
     table = Table("process", "pid", "state", "restarts", "reason", box=None, pad_edge=False)
     for entry in run["processes"]:
         state, pid = entry["state"], entry["pid"]
@@ -189,6 +190,7 @@ def _foreground(
             console.print(f"gateway      {stack.addresses.gateway_url}")
             console.print(f"token        {home / TOKEN_FILE}", markup=False)
             console.print(f"flower       {stack.addresses.flower_url}")
+            console.print(f"login        {home / homes.FLOWER_LOGIN}", markup=False)
             console.print(f"database     {_masked(stack.addresses.database_url)}")
             console.print(f"redis        {_masked(stack.addresses.redis_url)}")
 

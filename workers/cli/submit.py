@@ -16,6 +16,7 @@ import click
 
 from workers.cli import PARTLY, WRONG_USAGE, output, say
 from workers.cli.session import with_context
+from workers.terms import EXPIRES_S_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,8 +43,8 @@ Lines = dict[str, dict[str, Any]]
 @click.option("--count", type=click.IntRange(1, 1_000_000), help="So many equal tasks.")
 @click.option(
     "--expires-s",
-    type=click.FloatRange(0, 366 * 86_400, min_open=True),
-    help="Seconds from now after which a task is no longer worth doing.",
+    type=click.FloatRange(0, EXPIRES_S_MAX, min_open=True),
+    help="Seconds from now after which a task is no longer worth doing. A known key: as it was.",
 )
 @click.option("--key", help="Idempotency key; of several tasks KEY:1, KEY:2, … (KEY:line).")
 @click.option("--wait", is_flag=True, help="Print each task when it has ended, with its result.")

@@ -40,10 +40,15 @@ async def show_account(
     ] = 100,
 ) -> AccountBook:
     """Balance, quota and the newest movements."""
-    unknown = NotFound("account", f"{account!r} is not known", "see /v1/accounts")
+    own = f"{caller.role}:{caller.tenant}"
+    remedy = "see /v1/accounts" if caller.tenant is None else f"ask for {own}"
+    unknown = NotFound("account", f"{account!r} is not known", remedy)
     kind, _, name = account.partition(":")
     check_own(caller, kind, name, unknown)
-    row = await here.ledger(accounts.account, here.engine, account, limit=limit)
+    try:
+        row = await here.ledger(accounts.account, here.engine, account, limit=limit)
+    except NotFound:
+        raise unknown from None
     postings = [
         Posting(**item | {"task": None if item["task"] is None else str(item["task"])})
         for item in row["postings"]

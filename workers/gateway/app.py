@@ -10,18 +10,14 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
-from ledger import tokens
-from ledger.tokens import Token
 from tasks.context import Context
 from workers.gateway import accounts, fleet, health, metrics, problems, tasks
 from workers.gateway.access import OPEN_PATHS, authorize, check_rules
 from workers.gateway.body import BodyLimit
-from workers.gateway.callers import Callers
 from workers.gateway.front import Front
 from workers.gateway.gate import Gate
 from workers.gateway.hosts import AllowedHosts
 from workers.gateway.openapi import complete
-from workers.gateway.rates import Rates
 from workers.gateway.service import Service
 from workers.settings import Settings
 
@@ -59,13 +55,6 @@ def create_app(context: Context, settings: Settings, hosts: Set[str]) -> FastAPI
     It connects when it starts or is asked, not before.
     """
     service = Service(context, settings)
-    rates = Rates(
-        requests_per_s=settings.gateway_requests_per_s,
-        refusals_per_min=settings.gateway_refusals_per_min,
-    )
-
-    async def find(token: str) -> Token | None:
-        return await service.ledger(tokens.find, service.engine, token)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -87,7 +76,7 @@ def create_app(context: Context, settings: Settings, hosts: Set[str]) -> FastAPI
     app.state.service = service
     # The last one added is the first one asked.
     app.add_middleware(BodyLimit)
-    app.add_middleware(Gate, callers=Callers(find, rates, context.now), open_paths=OPEN_PATHS)
+    app.add_middleware(Gate, callers=service.callers, open_paths=OPEN_PATHS)
     app.add_middleware(AllowedHosts, names=hosts)
     problems.install(app)
     for room in (tasks, fleet, accounts, health, metrics):

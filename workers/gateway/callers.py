@@ -15,6 +15,8 @@ from workers.gateway.rates import Rates
 REMEMBERED_S: Final = 5.0  # so long a revoked token may still be accepted
 REMEMBERED_MAX: Final = 10_000
 REALM: Final = 'Bearer realm="clearlane"'
+ENDED: Final = {"revoked": "was revoked", "expired": "has expired"}
+ANOTHER: Final = "have an operator make one: `clearlane tokens create`"
 
 Find = Callable[[str], Awaitable[Token | None]]
 """A token by its id, from the ledger."""
@@ -42,34 +44,55 @@ class Callers:
         if parts is None:
             raise self._refuse(address, "it holds no token", "send `Authorization: Bearer TOKEN`")
         token = await self._look(*parts, address)
-        if token is None or not token.opens_with(parts[1]):
-            raise self._refuse(
-                address, "this token is not known", "make one with `clearlane tokens create`"
-            )
-        state = token.state(self._now())
-        if state != "valid":
-            verb = "was revoked" if state == "revoked" else "has expired"
-            raise self._refuse(
-                address, f"this token {verb}", "make a new one with `clearlane tokens create`"
-            )
+        fault = self._fault(token)
+        if token is None or fault:
+            raise self._refuse(address, fault, ANOTHER)
         self._rates.count_request(token.id)
         return token
 
+    async def check(self, token: Token) -> None:
+        """Look again at a caller that was let in. Raises Refused (401), Unavailable."""
+        found = self._remembered(token.id)
+        if found is None:
+            asked_s = time.monotonic()
+            found = await self._find(token.id)
+            if found is not None:
+                self._remember(found, asked_s)
+        fault = self._fault(found)
+        if fault:
+            raise unauthorized(fault, ANOTHER, error="invalid_token")
+
     async def _look(self, token_id: str, secret: str, address: str) -> Token | None:
-        found = self._known.get(token_id)
-        if found is not None and time.monotonic() - found[1] <= REMEMBERED_S:
-            return found[0]
-        if found is None or not found[0].opens_with(secret):
+        token = self._remembered(token_id)
+        if token is not None:
+            return token if token.opens_with(secret) else None
+        known = self._known.get(token_id)
+        if known is None or not known[0].opens_with(secret):
             self._rates.check_address(address)
         asked_s = time.monotonic()
         token = await self._find(token_id)
         if token is None or not token.opens_with(secret):
             return None
-        self._known[token_id] = (token, asked_s)
-        self._known.move_to_end(token_id)
+        self._remember(token, asked_s)
+        return token
+
+    def _remembered(self, token_id: str) -> Token | None:
+        known = self._known.get(token_id)
+        fresh = known is not None and time.monotonic() - known[1] <= REMEMBERED_S
+        return known[0] if known is not None and fresh else None
+
+    def _remember(self, token: Token, asked_s: float) -> None:
+        self._known[token.id] = (token, asked_s)
+        self._known.move_to_end(token.id)
         if len(self._known) > REMEMBERED_MAX:
             self._known.popitem(last=False)
-        return token
+
+    def _fault(self, token: Token | None) -> str:
+        """Why a token does not open, or nothing."""
+        if token is None:
+            return "this token is not known"
+        state = token.state(self._now())
+        return f"this token {ENDED[state]}" if state in ENDED else ""
 
     def _refuse(self, address: str, reason: str, remedy: str) -> Refused:
         self._rates.count_refusal(address)

@@ -46,7 +46,8 @@ async def show_agent(
     here: Here, caller: Caller, agent: Annotated[str, Path(description="An agent's id.")]
 ) -> Agent:
     """An agent as registered, and how it stands now."""
-    unknown = NotFound("agent", f"{agent!r} is not known", "see /v1/agents")
+    remedy = "see /v1/agents" if caller.tenant is None else f"ask for {caller.tenant}"
+    unknown = NotFound("agent", f"{agent!r} is not known", remedy)
     check_own(caller, Role.AGENT, agent, unknown)
     registry = await here.ledger(here.context.registry)
     found = registry.agents.get(agent)
@@ -85,7 +86,7 @@ def _seller(row: PriceRow) -> str:
 
 def _price(row: dict[str, Any]) -> dict[str, Any]:
     price_ub = row["price_ub"]
-    return row | {"price_ub": None if price_ub is None else f"{price_ub:.3f}"}
+    return row | {"price_ub": None if price_ub is None else round(price_ub)}
 
 
 def _agent(agent: model.Agent, registry: Registry, standing: Standing | None, now_ms: int) -> Agent:

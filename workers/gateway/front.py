@@ -1,13 +1,15 @@
-"""What every answer has in common: HEAD as GET without the body, security headers, a time limit,
-and one line in the log. Rows M40, M41.
+"""What every request and answer have in common: one form of the target, HEAD as GET without the
+body, security headers, a time limit, and one line in the log. Rows M40, M41.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import unquote
 
 import structlog
 from fastapi import Request
@@ -19,6 +21,7 @@ from workers.gateway.problems import answer
 
 REQUEST_S: Final = 150.0  # beyond every limit of its parts; only a client that does not read it
 TASKS_SHOWN_MAX: Final = 10  # ids in one line of the log; how many there are is told as well
+ABSOLUTE: Final = re.compile(rb"https?://(?P<host>[^/]+)(?P<path>/.*)?", re.IGNORECASE)
 PROBED: Final = frozenset({"/livez", "/readyz"})  # asked every second: only their failures are told
 
 SECURITY: Final = (
@@ -67,6 +70,7 @@ class _Exchange:
         # A copy: the server looks at its own to see that a HEAD gets no body.
         self.scope = dict(scope)
         self.scope["state"] = dict(scope.get("state", {}))
+        self.scope |= _origin_form(scope)
         if self._method == "HEAD":
             self.scope["method"] = "GET"
 
@@ -101,6 +105,20 @@ class _Exchange:
         if tasks:
             found |= {"tasks": list(tasks[:TASKS_SHOWN_MAX]), "tasks_count": len(tasks)}
         log.info("request", **found)
+
+
+def _origin_form(scope: Scope) -> dict[str, Any]:
+    """What `GET http://host/path` changes: it is `GET /path` for that host (RFC 9112, 3.2.2)."""
+    found = ABSOLUTE.fullmatch(scope.get("raw_path") or b"")
+    if found is None:
+        return {}
+    path = found["path"] or b"/"
+    others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    return {
+        "raw_path": path,
+        "path": unquote(path.decode("ascii")),
+        "headers": [(b"host", found["host"]), *others],
+    }
 
 
 def note_tasks(request: Request, tasks: Sequence[str]) -> None:

@@ -131,16 +131,12 @@ def answer(error: ClearlaneError) -> JSONResponse:
     return _fault()
 
 
-def bad_input(errors: Sequence[Any], *, known: Sequence[str] = ()) -> BadInput:
-    """The first of pydantic's errors in our words; `known` are the fields that exist."""
-    first = errors[0]
-    field = _path(first["loc"])
-    kind = first["type"]
-    if kind == "extra_forbidden":
-        return BadInput(field, "it is not a known field", f"use {', '.join(known)}")
-    if kind == "missing":
+def bad_input(error: Mapping[str, Any]) -> BadInput:
+    """One of pydantic's errors in our words."""
+    field = path(error["loc"])
+    if error["type"] == "missing":
         return BadInput(field, "it is missing", "add it; see /openapi.json")
-    reason = first["msg"]
+    reason = error["msg"]
     return BadInput(field, reason[:1].lower() + reason[1:], "correct it; see /openapi.json")
 
 
@@ -186,7 +182,7 @@ async def _ours(_: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    return answer(bad_input(error.errors()))
+    return answer(bad_input(error.errors()[0]))
 
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
@@ -223,7 +219,7 @@ def _fault() -> JSONResponse:
     return problem(500, "gateway: this is a fault of ours, not of the request; see its log")
 
 
-def _path(location: Sequence[str | int]) -> str:
+def path(location: Sequence[str | int]) -> str:
     """`[17].size` of ("body", 17, "size")."""
     parts = [part for part in location if part not in {"body", "query", "path", "header"}]
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)

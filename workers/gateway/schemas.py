@@ -9,9 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ledger.intake import SIZE_MAX, TYPE_DEFAULT
 from ledger.model import Json, TaskState, Wait
+from workers.terms import EXPIRES_S_MAX, KEY
 
-EXPIRES_S_MAX = 31_536_000  # a year
-KEY = r"^[ -~]{1,200}$"  # printable ASCII: the same in a header and in JSON
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ACCOUNT = r"^(client|agent|system):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 TASK_EXAMPLE = "01990000-0000-7000-8000-000000000001"
@@ -62,7 +61,8 @@ class TaskIn(Closed):
         None,
         gt=0,
         le=EXPIRES_S_MAX,
-        description="Seconds from now after which it is no longer worth doing; absent: never.",
+        description="Seconds from its acceptance after which it is no longer worth doing; absent: "
+        "never. Not part of the content that a key stands for: the first time counts.",
     )
     idempotency_key: str | None = Field(
         None,

@@ -6,12 +6,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, ParamSpec, TypeVar
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from ledger import tokens
 from ledger.registry import load_registry
+from ledger.tokens import Token
 from tasks.context import Context
+from workers.gateway.callers import Callers
 from workers.gateway.calls import Calls
+from workers.gateway.rates import Rates
 from workers.gateway.readiness import Readiness
 from workers.gateway.waiting import Endings
 from workers.gateway.waits import Waits
@@ -23,6 +28,7 @@ T = TypeVar("T")
 LEDGER_CALLS_MAX = 8  # as many as the engine has connections: nobody waits for one in a thread
 FLEET_CALLS_MAX = 8
 PROBES_MAX = 2
+DECODED_MAX = 1  # bodies at a time: more threads would only keep the event loop from its turn
 LEDGER_S = 10.0  # a stalled PostgreSQL costs a request this long; a large list takes its time
 FLEET_S = 5.0  # and a stalled Redis this long
 PROBE_S = 3.0  # and a probe this long
@@ -42,6 +48,12 @@ class Service:
         self.waits = Waits(
             total_max=settings.gateway_waits_max, token_max=settings.gateway_waits_per_token_max
         )
+        rates = Rates(
+            requests_per_s=settings.gateway_requests_per_s,
+            refusals_per_min=settings.gateway_refusals_per_min,
+        )
+        self.callers = Callers(self._token, rates, context.now)
+        self.decoding = CapacityLimiter(DECODED_MAX)
         self._ledger = Calls("postgresql", threads=LEDGER_CALLS_MAX, seconds=LEDGER_S)
         self._fleet = Calls("redis", threads=FLEET_CALLS_MAX, seconds=FLEET_S)
         self._probes = {
@@ -69,6 +81,9 @@ class Service:
     async def fleet(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a call that only reads, from Redis. Raises Unavailable after `FLEET_S`."""
         return await self._fleet.run(partial(call, *args, **kwargs))
+
+    async def _token(self, token_id: str) -> Token | None:
+        return await self.ledger(tokens.find, self.engine, token_id)
 
     async def _probe(self, what: str, call: Callable[[], object]) -> None:
         await self._probes[what].run(call)

@@ -20,14 +20,17 @@ from workers.gateway.body import decode_one_or_many, read
 from workers.gateway.front import note_tasks
 from workers.gateway.pages import LINKED, After, Limit, link
 from workers.gateway.parameters import Known
-from workers.gateway.problems import documented
-from workers.gateway.schemas import KEY, NAME, Accepted, Task, TaskIn, TaskLine
+from workers.gateway.problems import Refused, documented
+from workers.gateway.schemas import NAME, Accepted, Task, TaskIn, TaskLine
 from workers.gateway.service import Here, Service
 from workers.gateway.waiting import unless_gone
+from workers.terms import KEY
 
 MANY_MAX = 1000
 WAIT_S_MAX = 60.0
 READ_MAX = 16  # results in memory at a time while a long list is looked through
+UNKNOWN = {"client": "see /v1/accounts", "family": "name one that is configured, or have it added"}
+"""What to do about it, by field: a program has neither the commands nor the configuration."""
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Known])
 
@@ -98,14 +101,17 @@ async def submit(
     list the states.
     """
     decode = partial(decode_one_or_many, model=TaskIn, many_max=MANY_MAX)
-    items, many = await read(request, decode)
+    items, many = await read(request, decode, here.decoding)
     if key is not None:
         items = [_keyed(items, key, many)]
     client = _client(items, caller)
     with here.waits.place(caller.id, wait_s):  # before anything is accepted
         now = here.context.now()
         wanted = [_submission(item, now) for item in items]
-        accepted = await here.ledger(intake.submit, here.engine, client, wanted, now)
+        try:
+            accepted = await here.ledger(intake.submit, here.engine, client, wanted, now)
+        except NotFound as error:
+            raise NotFound(error.field, error.reason, UNKNOWN[error.field]) from None
         note_tasks(request, [item.task for item in accepted])
         if not any(item.created for item in accepted):
             response.status_code = 200
@@ -146,13 +152,13 @@ async def show(
     here: Here, caller: Caller, request: Request, task: Name, wait_s: Patience = 0.0
 ) -> Task:
     """State, why it waits, its attempts, what it cost and what came out."""
-    task = checked_id(task)
+    task = _id(task)
     note_tasks(request, [task])
     with here.waits.place(caller.id, wait_s):
         found = await _task(here, caller, task)
         if wait_s and found.state is TaskState.INIT:
             waiting = here.endings.wait([task], partial(_ended, here), wait_s)
-            await unless_gone(request, waiting)
+            await unless_gone(request, waiting, partial(here.callers.check, caller))
             found = await _task(here, caller, task)
     return found
 
@@ -163,11 +169,18 @@ async def cancel(here: Here, caller: Caller, request: Request, task: Name) -> Ta
 
     Cancelling twice is no error; a task that ended otherwise is a conflict.
     """
-    task = checked_id(task)
+    task = _id(task)
     note_tasks(request, [task])
     await _task(here, caller, task)
     await here.ledger(intake.cancel, here.engine, task, here.context.now())
     return await _task(here, caller, task)
+
+
+def _id(text: str) -> str:
+    try:
+        return checked_id(text)
+    except BadInput as error:
+        raise BadInput(error.field, error.reason, "see /v1/tasks") from None
 
 
 def _keyed(items: Sequence[TaskIn], key: str, many: bool) -> TaskIn:
@@ -225,14 +238,19 @@ def _submission(item: TaskIn, now: datetime) -> Submission:
 async def _awaited(
     here: Service, request: Request, accepted: list[Accepted], many: bool, wait_s: float
 ) -> Task | Accepted | list[Accepted]:
-    """The tasks after waiting for them. They are accepted, so an outage now is no error."""
+    """The tasks after waiting for them.
+
+    They are accepted: an outage now is no error, and no more is told to a token that ended now.
+    """
     tasks = [item.task for item in accepted]
+    caller: Token = request.state.caller
+    waiting = here.endings.wait(tasks, partial(_ended, here), wait_s)
     try:
-        await unless_gone(request, here.endings.wait(tasks, partial(_ended, here), wait_s))
+        await unless_gone(request, waiting, partial(here.callers.check, caller))
         if not many:
-            return await _task(here, request.state.caller, tasks[0])
+            return await _task(here, caller, tasks[0])
         states = await _states(here, tasks)
-    except Unavailable:
+    except (Unavailable, Refused):
         return accepted if many else accepted[0]
     return [Accepted(task=task, state=states[task]) for task in tasks]
 

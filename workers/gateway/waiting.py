@@ -10,6 +10,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from ledger.errors import Unavailable
 from ledger.listen import Listener
 
 HEAR_S = 0.5  # the longest a stop waits for the listening thread
+CHECK_S = 5.0  # between two looks at the token of whoever waits
 OUTAGE_S = 1.0  # pause while PostgreSQL is away
 JOIN_S = 3.0
 
@@ -143,21 +145,34 @@ class Endings:
                 waiter.look()
 
 
-async def unless_gone(request: Request, waiting: Coroutine[Any, Any, None]) -> None:
-    """Wait, unless the client has gone: then nobody is there to be told."""
+async def unless_gone(
+    request: Request, waiting: Coroutine[Any, Any, None], check: Callable[[], Awaitable[None]]
+) -> None:
+    """Wait, unless the client has gone: then nobody is there to be told.
+
+    `check` looks at the caller's token again, while it waits and before it is told anything: it
+    raises what the caller gets instead.
+    """
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    waits, leaves = asyncio.ensure_future(waiting), asyncio.ensure_future(gone())
+    async def shut_out() -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            with suppress(Unavailable):  # no reason to end a wait that outlives an outage
+                await check()
+
+    parts = [asyncio.ensure_future(part) for part in (waiting, gone(), shut_out())]
     try:
-        done, _ = await asyncio.wait((waits, leaves), return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        for part in done:
+            part.result()
+        await check()
     finally:
-        waits.cancel()
-        leaves.cancel()
+        for part in parts:
+            part.cancel()
 
 
 def _tasks(payload: str) -> list[str] | None:
