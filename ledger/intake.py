@@ -21,12 +21,11 @@ from sqlalchemy import Connection, Engine
 from ledger.db import READY, batch, dicts, notify, notify_ended, query, report, single, transaction
 from ledger.errors import BadInput, Conflict, NotFound
 from ledger.lanes import require_holder
-from ledger.model import Json
+from ledger.model import LANE_DEFAULT, Json
 
 PAYLOAD_MAX_BYTES = 1 << 20
 SIZE_MAX = 1_000_000  # tokens
 TYPE_DEFAULT = "work"
-LANE_DEFAULT = "default"
 ENCODED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # in JSON text; not an escaped backslash
 SHORT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 

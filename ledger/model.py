@@ -15,6 +15,10 @@ Json = Any
 """Whatever `json.loads` returns."""
 
 
+LANE_DEFAULT = "default"
+"""The lane of agents that share nothing, and of tasks that name none."""
+
+
 class AttemptKey(NamedTuple):
     """One try of one task. All that a Celery message carries, and the fencing token of a saga.
 
@@ -84,7 +88,7 @@ class Agent:
     slots: int = 10  # calls at a time
     cooldown_s: float = 0.0
     quota_ub: int = 0
-    lane: str = "default"
+    lane: str = LANE_DEFAULT
     owner: str = ""
     region: str = ""
     tools: frozenset[str] = frozenset()
@@ -132,7 +136,7 @@ class Work:
     family: str
     size: int  # tokens
     avoid: str | None  # the agent that failed this task last
-    lane: str = "default"
+    lane: str = LANE_DEFAULT
     fence: int = 0  # the lane's token under which the attempt was claimed
     fenced: bool = False  # the lane has changed hands since, or its holder's lease has ended
 

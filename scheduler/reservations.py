@@ -2,14 +2,14 @@
 
 Rows M04, M05, M10. Every method works on a set of attempts in one round trip. Keys:
 `pool:<agent>` capacity and judgement, `saga:<task>:<attempt>` one attempt, `credit:<client>`
-what is reserved, `lane:<lane>` the fencing token, `leases` every attempt in flight by the
+what is reserved, `lane:<lane>` the fencing token and pace, `leases` every attempt in flight by the
 instant its lease ends.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -48,6 +48,7 @@ class Taken(StrEnum):
     CREDIT = "CREDIT"  # the client's credit went elsewhere meanwhile
     DUPLICATE = "DUPLICATE"  # this attempt is reserved already
     FENCED = "FENCED"  # its lane has another holder by now
+    PACED = "PACED"  # its lane was told to slow down: not yet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +60,10 @@ class Credit:
 
 
 TIMEOUT_S = 5.0  # for one round trip
+GAP_MS = 250  # between the starts of a lane that was told once to slow down
+GAP_MAX_MS = 60_000
+SAME_MS = 1_000  # what was called before the first word came says the same
+EASE_MS = 10_000  # without another word, before the gap halves
 # A lease between two steps: a message that got lost is missed no later than this, however long
 # the call may take.
 STEP_MAX_MS = 20_000
@@ -172,6 +177,20 @@ class Reservations:
     def fence(self, tokens: Mapping[str, int]) -> None:
         """No reservation in these lanes under an older token from now on (C6)."""
         self._run("fence", [([f"lane:{lane}"], [token]) for lane, token in tokens.items()])
+
+    def slow(self, lanes: Collection[str], now_ms: int) -> None:
+        """An agent of each of these lanes said 429: their attempts start further apart (M27)."""
+        args = [now_ms, GAP_MS, GAP_MAX_MS, SAME_MS]
+        self._run("slow", [([f"lane:{lane}"], args) for lane in lanes])
+
+    def paces(self, lanes: Collection[str], now_ms: int) -> dict[str, int]:
+        """Lanes that were told to slow down: before which instant nothing starts in each.
+
+        Where nothing more was said for a while the gap shrinks, and ends.
+        """
+        calls: list[Call] = [([f"lane:{lane}"], [now_ms, GAP_MS, EASE_MS]) for lane in lanes]
+        rows = self._run("ease", calls)
+        return {lane: int(row[1]) for lane, row in zip(lanes, rows, strict=True) if row[0]}
 
     def read(self, keys: Sequence[AttemptKey]) -> list[Saga | None]:
         """Each attempt as it stands, None where it is not in flight."""

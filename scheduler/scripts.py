@@ -27,6 +27,8 @@ VERBS = (
     "rest",
     "set_back",
     "fence",
+    "slow",
+    "ease",
 )
 
 Call = tuple[Sequence[str], Sequence[Any]]

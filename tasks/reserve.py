@@ -7,6 +7,7 @@ costs another round.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,7 +19,7 @@ from ledger.attempts import Waiting
 from ledger.model import Agent, AttemptKey, Wait, Work
 from ledger.registry import Registry
 from scheduler.pool import MT
-from scheduler.reservations import Credit, Standing, Taken
+from scheduler.reservations import GAP_MS, Credit, Standing, Taken
 from scheduler.router import CAPACITY_MS, Board, NoSeat, Quote, Seat, plan
 from scheduler.shortlist import Shortlist
 from scheduler.snapshot import decode_snapshot
@@ -47,9 +48,9 @@ def _reserve(context: Context, keys: Sequence[AttemptKey]) -> None:
     for _ in range(ROUNDS_MAX):
         if not todo:
             break
-        taken, refused, fenced, todo = _round(context, todo, wider=wider)
+        taken, refused, held, todo = _round(context, todo, wider=wider)
         seated += taken
-        waiting += [_fenced(context, work) for work in fenced]
+        waiting += held
         # Who found no room among a few is planned once more, with others.
         more = [] if wider else [item.work for item in refused if item.unseen]
         waiting += [
@@ -70,6 +71,11 @@ def _fenced(context: Context, work: Work) -> Waiting:
     return Waiting(work.key, Wait.LANE, context.now_ms())
 
 
+def _paced(context: Context, work: Work) -> Waiting:
+    """Its lane was told to slow down: it waits for its turn, which the dispatcher gives."""
+    return Waiting(work.key, Wait.COOLDOWN, context.now_ms() + GAP_MS)
+
+
 def _put_back(context: Context, waiting: Sequence[Waiting]) -> list[AttemptKey]:
     """Let them wait, but not those that an earlier copy of this message has seated already."""
     sagas = context.reservations.read([item.key for item in waiting])
@@ -82,8 +88,9 @@ def _put_back(context: Context, waiting: Sequence[Waiting]) -> list[AttemptKey]:
 
 def _round(
     context: Context, works: Sequence[Work], *, wider: bool
-) -> tuple[list[AttemptKey], list[NoSeat], list[Work], list[Work]]:
-    """Plan once and take what was planned: (seated, refused, fenced, to be planned again)."""
+) -> tuple[list[AttemptKey], list[NoSeat], list[Waiting], list[Work]]:
+    """Plan once and take what was planned: (seated, refused, held back by their lane, to be
+    planned again)."""
     registry = context.registry(families={work.family for work in works})
     shortlist = _shortlist(context, registry)
     now_ms = context.now_ms()
@@ -107,21 +114,14 @@ def _round(
         },
         now_ms=now_ms,
     )
+    said: dict[Taken, list[Work]] = defaultdict(list)
+    for quote, answer in zip(quotes, answers, strict=True):
+        said[answer].append(quote.work)
     # A duplicate was reserved before: passing it on again is harmless, forgetting it is not.
-    seated = [
-        quote.work.key
-        for quote, said in zip(quotes, answers, strict=True)
-        if said in (Taken.OK, Taken.DUPLICATE)
-    ]
-    fenced = [
-        quote.work for quote, said in zip(quotes, answers, strict=True) if said is Taken.FENCED
-    ]
-    again = [
-        quote.work
-        for quote, said in zip(quotes, answers, strict=True)
-        if said in (Taken.MOVED, Taken.CREDIT)
-    ]
-    return seated, refused, fenced, again
+    seated = [work.key for work in said[Taken.OK] + said[Taken.DUPLICATE]]
+    held = [_fenced(context, work) for work in said[Taken.FENCED]]
+    held += [_paced(context, work) for work in said[Taken.PACED]]
+    return seated, refused, held, said[Taken.MOVED] + said[Taken.CREDIT]
 
 
 def _shortlist(context: Context, registry: Registry) -> Shortlist:

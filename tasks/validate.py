@@ -16,7 +16,7 @@ from typing import Any
 from celery import shared_task
 
 from ledger import attempts
-from ledger.model import AttemptKey, Family, Json, Outcome, Reply, Verdict
+from ledger.model import LANE_DEFAULT, AttemptKey, Family, Json, Outcome, Reply, Verdict
 from ledger.registry import Registry
 from scheduler.hooks import Hooks
 from scheduler.judgement import Adjustment, Judgement, adjust
@@ -159,12 +159,20 @@ def _penalty(was: Judgement, now: Judgement) -> Penalty:
 
 
 def _rest(context: Context, fresh: Sequence[Judged]) -> None:
-    """An agent that said 429 is left alone for as long as it asked."""
-    now_ms = context.now_ms()
+    """An agent that said 429 is left alone for as long as it asked, and its lane slows down.
+
+    What shares a lane shares a limit: whoever is asked next would only be told the same (M27). The
+    default lane is that of agents which share nothing.
+    """
+    now_ms, agents = context.now_ms(), context.registry().agents
     until_ms: dict[str, int] = {}
     for saga, reply, _ in fresh:
         if reply.outcome is Outcome.RATE_LIMITED:
             wait_s = REST_DEFAULT_S if reply.retry_after_s is None else reply.retry_after_s
             until_ms[saga.agent] = max(until_ms.get(saga.agent, 0), now_ms + int(wait_s * 1000))
-    if until_ms:
-        context.reservations.rest(until_ms)
+    if not until_ms:
+        return
+    context.reservations.rest(until_ms)
+    lanes = {agents[name].lane for name in until_ms if name in agents} - {LANE_DEFAULT}
+    if lanes:
+        context.reservations.slow(lanes, now_ms)

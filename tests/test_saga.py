@@ -216,6 +216,20 @@ def test_an_agent_that_said_429_rests_as_long_as_it_asked(fleet: Fleet) -> None:
     assert all(judged.f == 0.0 and judged.s == 1.0 for _, judged in board.values())
 
 
+def test_a_429_slows_down_a_lane_that_shares_something(fleet: Fleet) -> None:
+    install(fleet.engine, fleet.now, agents=[agent("M", lane="mint"), agent("N", lane="mint")])
+    fleet.context._read_at = 0.0  # as if a second had passed
+    submit(fleet.engine, fleet.now, to="good")
+    submit(fleet.engine, fleet.now, to="good", lane="mint")
+    fleet.agents.next = [REPLIES[2], REPLIES[2]]
+    claims = attempts.claim(
+        fleet.engine, limit=9, hold={"default": 9, "mint": 9}, margin_s=2.0, now=fleet.now
+    )
+    send(RESERVE, [item.key for item in claims])
+    fleet.deliver_all()
+    assert fleet.at.paces(["default", "mint"], fleet.context.now_ms()).keys() == {"mint"}
+
+
 def test_null_is_an_answer_like_any_other(fleet: Fleet) -> None:
     asked = intake.Submission(family="good", payload=None)
     (accepted,) = intake.submit(fleet.engine, "R", [asked], fleet.now)

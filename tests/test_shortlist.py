@@ -297,7 +297,7 @@ def test_a_chunk_reads_a_few_pools(room: Room, redis_url: str) -> None:
     redis.config_resetstat()
     assert room.reserve(10) == 10
     calls = redis.info("commandstats")["cmdstat_hmget"]["calls"]  # type: ignore[index]
-    in_scripts = 2 * 10  # the pool and the credit of each reservation
+    in_scripts = 3 * 10  # the pool, the credit and the lane of each reservation
     assert calls - in_scripts <= 10 + SPARE + 1
     assert len(room.taken()) == 11
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from itertools import cycle, islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from ledger.attempts import Claim
 from ledger.db import ENDED, READY
 from ledger.errors import BadInput, Unavailable
 from ledger.listen import Listener
-from ledger.model import Agent
+from ledger.model import LANE_DEFAULT, Agent
 from ledger.registry import Registry
 from scheduler.pool import MT, Pool
 from scheduler.queues import depths
@@ -39,6 +40,7 @@ LOOK_S = 1.0  # the longest it goes without looking, whatever it was told
 HOLD_AGE_S = 0.25  # how old its idea of the fleet may be
 COUNT_MAX = 256  # agents looked at for that; those of a larger fleet take turns
 CLAIM_MAX = 1024  # tasks in one claim
+PAUSE_MIN_S = 0.005
 OUTAGE_S = 1.0  # pause while a server is away
 STEPS = ("reserve", "execute", "validate", "commit")  # the queues of a task's way
 LINE_MAX = 2  # messages that wait for a worker before tasks gather instead
@@ -52,13 +54,15 @@ def seats(agent: Agent, pool: Pool | None, size_min: int, now_ms: int) -> int:
     """How many tasks the agent can hold at a time. Pure.
 
     Limited by its slots and by its capacity: a pool is never drained to zero. An agent that
-    rests holds only what it already has.
+    rests holds only what it already has; one with a cooldown starts one task in each window.
     """
     if agent.suspended:
         return 0
+    in_flight = 0 if pool is None else pool.in_flight
     if pool is not None and pool.next_available_ms > now_ms:
-        return pool.in_flight
-    return min(agent.slots, (agent.y_max * MT - 1) // (size_min * MT))
+        return in_flight
+    most = min(agent.slots, (agent.y_max * MT - 1) // (size_min * MT))
+    return min(most, in_flight + 1) if agent.cooldown_s else most
 
 
 class Dispatcher:
@@ -79,6 +83,9 @@ class Dispatcher:
         self._hold_at = -HOLD_AGE_S
         self._counted: Registry | None = None
         self._seats: dict[str, int] = {}  # by agent, as of its last turn
+        self._busy: dict[str, int] = {}  # in flight, by agent, as of then
+        self._rests: dict[str, int] = {}  # until when, by agent, as of then
+        self._opens_ms = 0  # when the next rest ends, or the next start of a slow lane is due
         self._turns: Iterator[str] = iter(())
         self._unsent: Sequence[Claim] = ()
         self._stopping = False
@@ -105,6 +112,8 @@ class Dispatcher:
         while not self._stopping:
             self._beat()
             now = self._context.now()
+            if self._opened():
+                self._refresh_hold()
             claims = attempts.claim(
                 self._context.engine,
                 limit=CLAIM_MAX,
@@ -147,12 +156,19 @@ class Dispatcher:
     def _pause_s(self, now: datetime) -> float:
         """Until the next waiting task is worth a try, within bounds."""
         at = attempts.next_ready(self._context.engine, now)
-        if at is None:
-            return LOOK_S
-        return min(LOOK_S, max(0.005, (at - now).total_seconds()))
+        pauses_s = [LOOK_S]
+        if at is not None:
+            pauses_s.append((at - now).total_seconds())
+        if self._opens_ms:
+            pauses_s.append((self._opens_ms - self._context.now_ms()) / 1000)
+        return max(PAUSE_MIN_S, min(pauses_s))
+
+    def _opened(self) -> bool:
+        """Whether an agent's rest has ended since the fleet was looked at."""
+        return 0 < self._opens_ms <= self._context.now_ms()
 
     def _refresh_hold(self) -> None:
-        if time.monotonic() - self._hold_at >= HOLD_AGE_S:
+        if self._opened() or time.monotonic() - self._hold_at >= HOLD_AGE_S:
             self._hold = self._count(self._context.registry())
             self._hold_at = time.monotonic()
 
@@ -166,15 +182,28 @@ class Dispatcher:
                 name: seats(agent, None, size_min, now_ms)
                 for name, agent in registry.agents.items()
             }
+            self._busy, self._rests = {}, {}
         names = list(islice(self._turns, min(COUNT_MAX, len(registry.agents))))
         board, _ = self._context.reservations.look(names)
         for name in names:
             pool = board[name][0] if name in board else None
             self._seats[name] = seats(registry.agents[name], pool, size_min, now_ms)
+            self._busy[name] = 0 if pool is None else pool.in_flight
+            self._rests[name] = 0 if pool is None else pool.next_available_ms
         found: dict[str, int] = defaultdict(int)
         for name, count in self._seats.items():
             found[registry.agents[name].lane] += count
+        paces = self._paces(found.keys(), now_ms)
+        for lane, next_ms in paces.items():
+            busy = sum(n for name, n in self._busy.items() if registry.agents[name].lane == lane)
+            found[lane] = min(found[lane], busy + (next_ms <= now_ms))
+        ahead = (at for at in (*self._rests.values(), *paces.values()) if at > now_ms)
+        self._opens_ms = min(ahead, default=0)
         return dict(found)
+
+    def _paces(self, lanes: AbstractSet[str], now_ms: int) -> Mapping[str, int]:
+        shared = lanes - {LANE_DEFAULT}
+        return self._context.reservations.paces(shared, now_ms) if shared else {}
 
 
 def dispatch(claims: Sequence[Claim]) -> None:

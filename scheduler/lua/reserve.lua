@@ -9,12 +9,17 @@ if redis.call('EXISTS', KEYS[2]) == 1 then
 end
 -- The token was read from PostgreSQL: what is known here may only be older, unless the lane has
 -- changed hands since. A wiped Redis learns the token again from the first who comes.
-local token, fence = tonumber(redis.call('GET', KEYS[5]) or '0'), tonumber(ARGV[15])
+local lane = redis.call('HMGET', KEYS[5], 'token', 'gap_ms', 'next_ms')
+local token, fence = tonumber(lane[1] or '0'), tonumber(ARGV[15])
 if token > fence then
   return 'FENCED'
 end
 if token < fence then
-  redis.call('SET', KEYS[5], ARGV[15])
+  redis.call('HSET', KEYS[5], 'token', ARGV[15])
+end
+-- A lane that was told to slow down starts one attempt at a time, a gap apart.
+if lane[2] and tonumber(lane[3]) > tonumber(ARGV[2]) then
+  return 'PACED'
 end
 local pool = redis.call('HMGET', KEYS[1], 'y_mt', 'refilled_at_ms', 'in_flight', 'next_available_ms',
   'y_max_mt')
@@ -44,6 +49,9 @@ redis.call('HSET', KEYS[1],
 redis.call('HINCRBY', KEYS[1], 'in_flight', 1)
 if tonumber(ARGV[9]) > 0 then
   redis.call('HSET', KEYS[1], 'next_available_ms', string.format('%.0f', now + tonumber(ARGV[9])))
+end
+if lane[2] then
+  redis.call('HSET', KEYS[5], 'next_ms', string.format('%.0f', now + tonumber(lane[2])))
 end
 redis.call('HINCRBY', KEYS[3], 'reserved_ub', ARGV[10])
 redis.call('HSET', KEYS[2], 'state', 'RESERVED', 'sheet', ARGV[13], 'call_ms', ARGV[14])
