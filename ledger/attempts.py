@@ -51,8 +51,8 @@ def claim(
 ) -> list[Claim]:
     """Take up to `limit` ready tasks of each lane while fewer than `hold` of it are in flight.
 
-    Of a lane that somebody else holds, or that drains, nothing. The claim ends after the family's deadline plus `margin_s`; whoever has not settled or failed
-    the task by then has lost it.
+    Of a lane that somebody else holds, or that drains, nothing. The claim ends after the family's
+    deadline plus `margin_s`; whoever has not settled or failed the task by then has lost it.
     """
     values = {
         "limit": limit,

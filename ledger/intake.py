@@ -26,6 +26,7 @@ from ledger.model import LANE_DEFAULT, Json
 PAYLOAD_MAX_BYTES = 1 << 20
 SIZE_MAX = 1_000_000  # tokens
 TYPE_DEFAULT = "work"
+KNOWN_MAX = 1000  # keys looked up together
 ENCODED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # in JSON text; not an escaped backslash
 SHORT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 
@@ -54,11 +55,13 @@ class Tenure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accepted:
-    """A task in the ledger. `created` is False when its idempotency key was known."""
+    """A task in the ledger. `created` is False when its idempotency key was known; `batch` is then
+    the one it belonged to, 0 for none."""
 
     task: str
     state: str
     created: bool
+    batch: int = 0
 
 
 def submit(
@@ -107,6 +110,30 @@ def submit(
         else known[row["keys"]]
         for row in rows
     ]
+
+
+def known(
+    engine: Engine, client: str, submissions: Sequence[Submission]
+) -> dict[str, Accepted | Conflict]:
+    """What these would find, by idempotency key: tasks that exist, and keys used otherwise.
+
+    Raises NotFound for an unknown client or lane, BadInput as `submit`.
+    """
+    rows = [_row("", item) for item in submissions if item.idempotency_key is not None]
+    lanes = sorted({item.lane for item in submissions})
+    found: dict[str, Accepted | Conflict] = {}
+    with single(engine) as connection:
+        clients = query(connection, "clients", {"names": [client]})
+        _require("client", [client], clients, "see `clearlane ledger balances`")
+        _require(
+            "lane",
+            lanes,
+            query(connection, "lane_names", {"names": lanes}),
+            "see `clearlane lanes list`",
+        )
+        for start in range(0, len(rows), KNOWN_MAX):
+            found |= _before(connection, client, rows[start : start + KNOWN_MAX])
+    return found
 
 
 def cancel(engine: Engine, task: str, now: datetime) -> None:
@@ -237,24 +264,34 @@ def _row(task: str, item: Submission) -> dict[str, Any]:
 def _known(
     connection: Connection, client: str, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Accepted]:
-    """What earlier submissions made of these idempotency keys."""
+    """What earlier submissions made of these idempotency keys. Raises Conflict."""
+    found = _before(connection, client, rows)
+    for item in found.values():
+        if isinstance(item, Conflict):
+            raise item
+    return {key: item for key, item in found.items() if isinstance(item, Accepted)}
+
+
+def _before(
+    connection: Connection, client: str, rows: Sequence[dict[str, Any]]
+) -> dict[str, Accepted | Conflict]:
+    """By idempotency key, the task that has it, or the refusal because it is another task."""
     if not rows:
         return {}
-    before = query(
-        connection, "submitted_before", {"client": client, "keys": [row["keys"] for row in rows]}
-    )
-    found = {row.idempotency_key: row for row in before}
-    for row in rows:
-        earlier = found[row["keys"]]
-        if bytes(earlier.content_sha256) != row["hashes"]:
-            raise Conflict(
-                "idempotency_key",
-                f"{row['keys']!r} was used for another task ({earlier.id})",
-                "use a new key for new content",
-            )
+    keys = [row["keys"] for row in rows]
+    before = query(connection, "submitted_before", {"client": client, "keys": keys})
+    hashes = {row["keys"]: row["hashes"] for row in rows}
     return {
-        key: Accepted(task=str(row.id), state=row.state, created=False)
-        for key, row in found.items()
+        row.idempotency_key: Accepted(
+            task=str(row.id), state=row.state, created=False, batch=row.batch
+        )
+        if bytes(row.content_sha256) == hashes[row.idempotency_key]
+        else Conflict(
+            "idempotency_key",
+            f"{row.idempotency_key!r} was used for another task ({row.id})",
+            "use a new key for new content",
+        )
+        for row in before
     }
 
 

@@ -112,26 +112,25 @@ def take(engine: Engine, name: str, ask: Ask, now: datetime) -> Lane:
 
     Raises NotFound, or Conflict when somebody else holds it, naming them.
     """
-    _refuse_system(name)
     with transaction(engine) as connection:
-        found = _locked(connection, name, now)
-        if found.mode is not Mode.CRON and not found.lapsed(now):
-            raise _held(found)
-        ended = Ended.TAKEN if found.mode is Mode.CRON else Ended.EXPIRED
-        until = now + timedelta(seconds=ask.lease_s)
-        return _change(
-            connection,
-            found,
-            now,
-            {
-                "mode": Mode.MANUAL,
-                "principal": ask.principal,
-                "reason": ask.reason,
-                "serves": ask.serves,
-                "until": until,
-                "ended": ended,
-            },
-        )
+        return take_within(connection, name, ask, now)
+
+
+def take_within(connection: Connection, name: str, ask: Ask, now: datetime) -> Lane:
+    """`take`, as part of a transaction."""
+    _refuse_system(name)
+    found = _locked(connection, name, now)
+    if found.mode is not Mode.CRON and not found.lapsed(now):
+        raise _held(found)
+    values = {
+        "mode": Mode.MANUAL,
+        "principal": ask.principal,
+        "reason": ask.reason,
+        "serves": ask.serves,
+        "until": now + timedelta(seconds=ask.lease_s),
+        "ended": Ended.TAKEN if found.mode is Mode.CRON else Ended.EXPIRED,
+    }
+    return _change(connection, found, now, values)
 
 
 def pause(engine: Engine, name: str, ask: Ask, now: datetime) -> Lane:
@@ -222,10 +221,13 @@ def settle_down(engine: Engine, now: datetime) -> list[Lane]:
     return changed
 
 
-def history(engine: Engine, name: str | None = None, *, limit: int = 100) -> list[dict[str, Any]]:
-    """Tenures, newest first, as rows of `lane_history.sql`."""
+def history(
+    engine: Engine, name: str | None = None, *, limit: int = 100, before: int | None = None
+) -> list[dict[str, Any]]:
+    """Tenures, newest first, as rows of `lane_history.sql`; of one lane those before a token."""
+    values = {"lane": name, "limit": limit, "before": before}
     with single(engine) as connection:
-        return dicts(query(connection, "lane_history", {"lane": name, "limit": limit}))
+        return dicts(query(connection, "lane_history", values))
 
 
 def add_lanes(connection: Connection, names: Sequence[str]) -> list[str]:

@@ -138,12 +138,46 @@ CREATE TABLE batch (
     reason text NOT NULL,
     file text NOT NULL,
     file_sha256 bytea NOT NULL,
+    -- What the lines need not say, and how fast they go: without it the file says something else.
+    options json NOT NULL,
     items integer NOT NULL CHECK (items > 0),
     began_at timestamptz NOT NULL,
     ended_at timestamptz,
     ended text CHECK (ended IN ('done', 'stopped', 'lost')),
     CHECK ((ended IS NULL) = (ended_at IS NULL))
 );
+
+-- The cron table's memory: what is known of each job, and what became of each slot (row M01) --------
+
+CREATE TABLE cron_job (
+    id text PRIMARY KEY CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+    lane text NOT NULL REFERENCES lane,
+    schedule text NOT NULL,
+    since timestamptz NOT NULL, -- when it was first seen with this schedule: no slot before is due
+    seen timestamptz NOT NULL -- every slot up to here has a row in cron_run, or had one
+);
+
+CREATE TABLE cron_run (
+    job text NOT NULL REFERENCES cron_job,
+    slot timestamptz NOT NULL, -- the scheduled time, whenever its message came
+    lane text NOT NULL REFERENCES lane,
+    state text NOT NULL CHECK (state IN ('fired', 'running', 'done', 'failed', 'skipped', 'missed')),
+    principal text NOT NULL DEFAULT 'beat', -- somebody else: started by hand
+    -- The lane's token under which a run by hand may begin; 0: when the lane is cron's.
+    fence bigint NOT NULL DEFAULT 0,
+    slots integer NOT NULL DEFAULT 1 CHECK (slots > 0), -- more: missed ones before this too
+    reason text NOT NULL DEFAULT '',
+    fired_at timestamptz NOT NULL, -- when the row was written
+    began_at timestamptz,
+    until timestamptz, -- a run that has not ended by then counts as failed
+    ended_at timestamptz,
+    PRIMARY KEY (job, slot), -- a slot fires once
+    CHECK ((began_at IS NOT NULL) = (state IN ('running', 'done', 'failed'))),
+    CHECK ((until IS NOT NULL) = (began_at IS NOT NULL)),
+    CHECK ((ended_at IS NULL) = (state IN ('fired', 'running')))
+);
+CREATE INDEX cron_run_open ON cron_run (job, slot) WHERE state IN ('fired', 'running');
+CREATE INDEX cron_run_ended ON cron_run (job, state, ended_at);
 
 -- Tasks: the waiting room ---------------------------------------------------------------------
 
@@ -407,4 +441,6 @@ GRANT SELECT, INSERT, UPDATE (revoked_at) ON token TO clearlane_app;
 -- Who holds a lane is changed by our processes; what was is written by the trigger alone.
 GRANT SELECT, INSERT, UPDATE ON lane, batch TO clearlane_app;
 GRANT SELECT ON lane_tenure TO clearlane_app;
+-- What is long over is deleted.
+GRANT SELECT, INSERT, UPDATE, DELETE ON cron_job, cron_run TO clearlane_app;
 REVOKE EXECUTE ON FUNCTION record_tenure() FROM PUBLIC;

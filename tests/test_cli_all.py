@@ -42,6 +42,8 @@ ELSEWHERE = {
     "status": "tests/test_up.py: it needs a whole stack",
     "demo": "tests/test_demo.py: it runs a whole stack",
     "doctor": "tests/test_doctor.py",
+    "batch run": "tests/test_batch.py: it waits until the items have ended",
+    "batch resume": "tests/test_batch.py",
 }
 """Commands whose --json is tested there."""
 
@@ -87,6 +89,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "c.toml").write_text(CONFIG)
     (tmp_path / "agents.toml").write_text(AGENTS)
+    (tmp_path / "items.jsonl").write_text('{"payload": 1, "key": "k"}\n')
     return tmp_path
 
 
@@ -119,7 +122,20 @@ def needed(name: str, task: str = "0" * 32) -> list[str]:
         return ["--client", "R", "--family", "f", "--payload", "1"]
     if name == "tokens create":
         return ["--role", "operator", "--principal", "p"]
-    values = {"TASK_ID": task, "AGENT": "A", "NAME": "client:R", "TOKEN_ID": task}
+    if name == "lanes lock":
+        return ["default", "--reason", "why"]
+    if name == "lanes release":
+        return ["default", "--as", "p"]
+    if name == "batch run":
+        return ["--lane", "default", "--file", "items.jsonl", "--client", "R", "--family", "f"]
+    values = {
+        "LANE": "default",
+        "NUMBER": "1",
+        "TASK_ID": task,
+        "AGENT": "A",
+        "NAME": "client:R",
+        "TOKEN_ID": task,
+    }
     file = "agents.toml" if name == "agents add" else "c.toml"
     return [
         {**values, "FILE": file}.get(str(item.name).upper(), "x")
@@ -182,6 +198,8 @@ def test_json_is_one_document_and_nothing_else(installed: Path, engine: Engine, 
     if name == "tokens revoke":
         made = json.loads(run("tokens create", *needed("tokens create"), "--json").stdout)
         asked = [made["id"]]
+    if name == "lanes release":
+        assert run("lanes lock", "default", "--reason", "why", "--as", "p").exit_code == 0
     said = run(name, *asked, "--json")
     assert (said.exit_code, said.stderr) == (0, ""), said.output
     assert said.stdout.count("\n") == 1

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -19,7 +19,8 @@ import pytest
 from psycopg import sql
 from sqlalchemy import Engine
 
-from ledger import intake
+from ledger import intake, lanes
+from ledger.lanes import Ask
 from ledger.model import Agent
 from ledger.tokens import Role
 from scheduler.judgement import Judgement
@@ -260,6 +261,40 @@ def test_agents_are_shown_without_their_secrets(
     refused(gateway.ask("GET", "/v1/agents/Z"), 404, "agent")
 
 
+def test_lanes_and_their_history_are_shown(gateway: Gateway, engine: Engine) -> None:
+    now = datetime.now(UTC)
+    ask = Ask(principal="alice", reason="mint", serves=7, lease_s=600)
+    taken = lanes.take(engine, "default", ask, now)
+    default, system = gateway.ask("GET", "/v1/lanes").body
+    assert (default["lane"], default["mode"], default["principal"]) == (
+        "default",
+        "manual",
+        "alice",
+    )
+    assert (default["reason"], default["batch"], default["token"]) == ("mint", 7, taken.token)
+    assert (default["drained"], default["in_flight"]) == (True, 0)
+    assert (system["lane"], system["mode"], system["until"]) == ("system", "cron", None)
+    back = lanes.release(engine, "default", taken.token, now)
+    book = gateway.ask("GET", "/v1/lanes/default?limit=2").body
+    assert (book["mode"], book["batch"]) == ("cron", None)
+    tokens = [row["token"] for row in book["history"]]
+    assert tokens == [back.token, taken.token]
+    assert [row["ended"] for row in book["history"]] == [None, "released"]
+    older = gateway.ask("GET", f"/v1/lanes/default?before={taken.token}").body["history"]
+    assert [row["token"] for row in older] == list(range(taken.token - 1, 0, -1))
+    refused(gateway.ask("GET", "/v1/lanes/nowhere"), 404, "lane")
+    refused(gateway.ask("GET", "/v1/lanes/default?before=0"), 422, "before")
+
+
+def test_a_task_names_its_lane(gateway: Gateway) -> None:
+    made = gateway.submit(task(lane="default"))
+    assert made.status == 201
+    shown = gateway.ask("GET", f"/v1/tasks/{made.body['task']}").body
+    assert (shown["lane"], shown["batch"]) == ("default", None)
+    refused(gateway.submit(task(lane="nowhere")), 404, "lane")
+    refused(gateway.submit(task(lane="no where")), 422, "lane")
+
+
 def test_prices_are_those_of_the_router(gateway: Gateway) -> None:
     answer = gateway.ask("GET", "/v1/prices?size=100")
     assert answer.status == 200
@@ -395,6 +430,7 @@ def test_openapi_describes_every_route_and_its_problems(gateway: Gateway) -> Non
         ("post", "/v1/tasks"), ("get", "/v1/tasks"), ("get", "/v1/tasks/{task}"),
         ("post", "/v1/tasks/{task}/cancel"), ("get", "/v1/agents"), ("get", "/v1/agents/{agent}"),
         ("get", "/v1/prices"), ("get", "/v1/accounts"), ("get", "/v1/accounts/{account}"),
+        ("get", "/v1/lanes"), ("get", "/v1/lanes/{lane}"),
         ("get", "/livez"), ("get", "/readyz"), ("get", "/metrics"),
     }  # fmt: skip
     for path, methods in document["paths"].items():

@@ -41,7 +41,12 @@ class House:
 
     def ask(self, rule: tuple[str, str], token: str | None, task_id: str | None = None) -> Answer:
         method, route = rule
-        names = {"task": task_id or self.task, "agent": "A", "account": "client:R"}
+        names = {
+            "task": task_id or self.task,
+            "agent": "A",
+            "account": "client:R",
+            "lane": "default",
+        }
         body = task() if rule == ("POST", "/v1/tasks") else None
         return self.gateway.ask(method, route.format(**names), body, token=token)
 

@@ -602,7 +602,12 @@ def test_every_answer_has_the_security_headers(gateway: Gateway) -> None:
         assert "server" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/agents", "/v1/prices", "/v1/accounts"])
+NAMES = {"/v1/tasks": "task", "/v1/accounts": "account", "/v1/lanes": "lane"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/tasks", "/v1/agents", "/v1/prices", "/v1/accounts", "/v1/lanes"]
+)
 def test_every_list_comes_in_pages(gateway: Gateway, path: str) -> None:
     gateway.submit([task(), task(), task()])
     seen: list[str] = []
@@ -611,10 +616,7 @@ def test_every_list_comes_in_pages(gateway: Gateway, path: str) -> None:
         answer = gateway.ask("GET", following)
         assert answer.status == 200
         assert len(answer.body) <= 2
-        seen += [
-            row[{"/v1/tasks": "task", "/v1/accounts": "account"}.get(path, "agent")]
-            for row in answer.body
-        ]
+        seen += [row[NAMES.get(path, "agent")] for row in answer.body]
         link = answer.headers.get("link")
         following = link.split(">")[0].removeprefix("<") if link else None
     whole = gateway.ask("GET", f"{path}?limit=1000")

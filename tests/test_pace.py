@@ -1,4 +1,4 @@
-"""Cooldown windows are used when they open; a lane slows down when an agent of it says 429 (M27)."""
+"""Cooldown windows are used when they open; a lane slows down when its agents say 429 (M27)."""
 
 from __future__ import annotations
 

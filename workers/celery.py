@@ -11,13 +11,16 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals, states
+from celery.schedules import crontab
 from kombu import compression
 from kombu.entity import Exchange, Queue
 from kombu.transport import TRANSPORT_ALIASES
 
-import beat_schedule
 from ledger.errors import BadInput
+from scheduler.jobs import Job
+from scheduler.slots import Every
 from tasks.context import bind
+from tasks.cron import FIRE, finish_jobs, table
 from tasks.execute import finish_calls
 from workers import alive
 from workers.bootstrap import build_context
@@ -33,6 +36,20 @@ QUEUES = ("reserve", "execute", "validate", "commit", "control")
 ACKNOWLEDGED = ("reserve", "control")
 REDELIVER_S = 60  # a message whose worker died comes again; the sweeper is usually earlier
 
+HINT_S = 60.0  # a hint that waited longer for a worker says nothing that others do not
+
+
+def _hints(job: Job) -> dict[str, Any]:
+    """Beat's entry of a job: it only says that something may be due."""
+    regular = isinstance(job.schedule, Every)
+    return {
+        "task": FIRE,
+        "schedule": job.schedule.period_s if regular else crontab.from_string(job.schedule.text),
+        "args": [job.name],
+        "options": {"expires": min(HINT_S, 2 * job.schedule.period_s)},
+    }
+
+
 settings = load_settings()
 app = Celery("clearlane", broker=settings.celery_broker_url, include=[
     "tasks.reserve",
@@ -42,6 +59,7 @@ app = Celery("clearlane", broker=settings.celery_broker_url, include=[
     "tasks.abort",
     "tasks.sweep",
     "tasks.clock",
+    "tasks.cron",
 ])  # fmt: skip
 app.conf.update(
     task_queues=[
@@ -75,8 +93,10 @@ app.conf.update(
     },
     redbeat_redis_options=TIMEOUTS,
     worker_soft_shutdown_timeout=0.0,
-    beat_schedule=beat_schedule.beat_schedule,
-    # RedBeat keeps its schedule at the broker. A killed beat is replaced when its lock ends.
+    beat_schedule={name: _hints(job) for name, job in table().items()},
+    # RedBeat keeps its schedule at the broker. A killed beat is replaced when its lock ends: soon,
+    # since two that send at once do no harm. One that stood still for so long has lost the lock; it
+    # ends, and its supervisor starts it again.
     beat_max_loop_interval=2,
     redbeat_lock_timeout=10,
 )
@@ -132,5 +152,6 @@ def _alive(**_: Any) -> None:
 def _stop(**_: Any) -> None:
     structlog.get_logger().info("waiting for calls in flight")
     finish_calls()
+    finish_jobs()
     while _watches:
         _watches.pop().close()

@@ -9,19 +9,21 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
 from ledger.errors import BadInput
 from ledger.intake import PAYLOAD_MAX_BYTES, SIZE_MAX, TYPE_DEFAULT, Submission
-from ledger.model import Json
+from ledger.model import LANE_DEFAULT, Json
 from tasks.jsontext import parse
 from tasks.text import printable
 from workers.terms import checked_key
 
-FIELDS: Final = ("family", "payload", "size", "type", "key")
+FIELDS: Final = ("family", "payload", "size", "type", "lane", "key")
+FILE_MAX_BYTES: Final = 256 << 20
 LINE_MAX_BYTES: Final = 2 * PAYLOAD_MAX_BYTES  # white space and the other fields included
 SHOWN_MAX: Final = 10  # families named in a refusal
 DIGEST: Final = 32  # characters of a file's SHA-256 that its keys begin with
@@ -30,36 +32,70 @@ _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Defaults:
-    """What a line need not say, and the families there are.
+    """What a line need not say, and the families and lanes there are.
 
     `payload` is a JSON text; None: there is no default.
     """
 
     families: Collection[str]
+    lanes: Collection[str]
     family: str | None = None
     payload: str | None = None
     size: int | None = None
     type: str = TYPE_DEFAULT
+    lane: str = LANE_DEFAULT
     key: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One task of a file, and the number of its line."""
+
+    number: int
+    item: Submission
+
+
+Name = Callable[[Submission, int], str]
+"""A key for a task that has none, from what it is and its line."""
+
+
+def by_line(data: bytes, key: str | None) -> Name:
+    """`<key>:<line>`, where `<key>` is the one given or the beginning of the file's SHA-256: a file
+    that was submitted halfway can be submitted again, and nothing is accepted twice. Raises
+    BadInput for a `key` that is none."""
+    prefix = key or hashlib.sha256(data).hexdigest()[:DIGEST]
+    lines = data.count(b"\n") + 1
+    checked_key(f"{prefix}:{lines}")  # the longest of those that are made here
+    return lambda _, number: f"{prefix}:{number}"
+
+
+def by_content() -> Name:
+    """A hash of lane and content, and from the second of equal lines on the how-manieth it is:
+    wherever the line stands, in whichever file, it is the same item."""
+    seen: Counter[str] = Counter()
+
+    def name(item: Submission, _: int) -> str:
+        asked = [item.lane, item.family, item.type, item.size, item.payload]
+        digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:DIGEST]
+        seen[digest] += 1
+        return digest if seen[digest] == 1 else f"{digest}:{seen[digest]}"
+
+    return name
+
+
 def read_lines(
-    name: str, data: bytes, defaults: Defaults
-) -> tuple[list[Submission], list[BadInput]]:
+    name: str, data: bytes, defaults: Defaults, key_of: Name
+) -> tuple[list[Line], list[BadInput]]:
     """The tasks of a file, and what is wrong with its lines: (name:line: field, reason, remedy).
 
     Blank lines and the mark that some editors put in front of UTF-8 are skipped. A line without a
-    key gets `<key>:<line>`, where `<key>` is the one of `defaults` or the beginning of the file's
-    SHA-256: a file that was submitted halfway can be submitted again, and nothing is accepted
-    twice. Raises BadInput for a file in another encoding, or a key of `defaults` that is none.
+    key gets one of `key_of`. Raises BadInput for a file in another encoding.
     """
     _check_encoding(name, data)
-    prefix = defaults.key or hashlib.sha256(data).hexdigest()[:DIGEST]
-    found: list[Submission] = []
+    found: list[Line] = []
     faults: list[BadInput] = []
     lines: dict[str, int] = {}  # where each key was given
     lines_of = data.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    checked_key(f"{prefix}:{len(lines_of)}")  # the longest of those that are made here
     for number, line in enumerate(lines_of, start=1):
         if not line.strip():
             continue
@@ -68,13 +104,13 @@ def read_lines(
         except BadInput as error:
             faults.append(at(f"{name}:{number}", error))
             continue
-        key = item.idempotency_key or f"{prefix}:{number}"
+        key = item.idempotency_key or key_of(item, number)
         if key in lines:
             twice = BadInput("key", f"line {lines[key]} has the same", "give each line its own")
             faults.append(at(f"{name}:{number}", twice))
             continue
         lines[key] = number
-        found.append(replace(item, idempotency_key=key))
+        found.append(Line(number=number, item=replace(item, idempotency_key=key)))
     return found, faults
 
 
@@ -119,6 +155,7 @@ def _submission(line: Mapping[str, Json], defaults: Defaults) -> Submission:
         payload=_payload(line, defaults),
         size=_size(line.get("size", defaults.size)),
         type=_type(line.get("type", defaults.type)),
+        lane=_lane(line.get("lane", defaults.lane), defaults.lanes),
         idempotency_key=checked_key(line["key"]) if "key" in line else None,
     )
 
@@ -129,6 +166,12 @@ def _family(value: Json, families: Collection[str]) -> str:
     if not isinstance(value, str) or value not in families:
         known = ", ".join(sorted(families)[:SHOWN_MAX]) or "none; add it with `clearlane apply`"
         raise BadInput("family", f"{_shown(value)} is not known", f"use one of: {known}")
+    return value
+
+
+def _lane(value: Json, lanes: Collection[str]) -> str:
+    if not isinstance(value, str) or value not in lanes:
+        raise BadInput("lane", f"{_shown(value)} is not known", "see `clearlane lanes list`")
     return value
 
 

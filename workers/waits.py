@@ -19,6 +19,7 @@ from scheduler.reservations import Credit
 from scheduler.router import Board, Seat
 from scheduler.saga import Saga
 from tasks.context import Context
+from workers.lanewaits import held_up
 from workers.obstacles import counted, words_of
 from workers.prices import standings_of
 
@@ -75,6 +76,9 @@ def explain(context: Context, task: Mapping[str, Any]) -> Why:
         flight = _in_flight(task, saga)
         return Why(words=flight.words + tried, quoted_ub=flight.quoted_ub)
     seen = _situation(context, task)
+    held = held_up(context, task)
+    if held is not None:
+        return Why(words=held + tried, agents=seen.agents)
     return Why(words=_reason(context, seen) + _again(seen) + tried, agents=seen.agents)
 
 
@@ -122,7 +126,7 @@ def _work(task: Mapping[str, Any]) -> Work:
 
 def _reason(context: Context, seen: _Situation) -> str:
     match Wait(seen.task["wait"]):
-        case Wait.DISPATCH:
+        case Wait.DISPATCH | Wait.LANE:
             return _dispatch(seen)
         case Wait.CREDIT:
             return _credit(context, seen)

@@ -1,6 +1,7 @@
 """The command `clearlane`: one group, commands loaded when they are called.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly failed, 5 refused, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly failed, 4 lane lost, 5 refused,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any, Final
 
 import click
 
-from ledger.errors import BadInput, ClearlaneError, Conflict
+from ledger.errors import BadInput, ClearlaneError, Conflict, LaneLost
 
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
 PARTLY: Final = 3
+LANE_LOST: Final = 4
 REFUSED: Final = 5
 INTERRUPTED: Final = 130
 
@@ -29,6 +31,9 @@ COMMANDS: Mapping[str, str] = {
     "migrate": "workers.cli.migrate:migrate",
     "submit": "workers.cli.submit:submit",
     "task": "workers.cli.tasks:task",
+    "batch": "workers.cli.batch:batch",
+    "lanes": "workers.cli.lanes:lanes",
+    "cron": "workers.cli.cron:cron",
     "agents": "workers.cli.agents:agents",
     "prices": "workers.cli.agents:prices",
     "ledger": "workers.cli.ledger:ledger",
@@ -94,6 +99,8 @@ def exit_code(error: ClearlaneError) -> int:
     """What an error means to whoever called the program."""
     if isinstance(error, Conflict):
         return REFUSED
+    if isinstance(error, LaneLost):
+        return LANE_LOST
     return WRONG_USAGE if isinstance(error, BadInput) else FAILED
 
 
@@ -111,7 +118,8 @@ def say(message: str) -> None:
 def main(ctx: click.Context) -> None:
     """Dispatch work to agents, pay them in credit, account for every settlement.
 
-    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly failed, 5 refused.
+    Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly failed, 4 lane lost,
+    5 refused.
     """
     if ctx.invoked_subcommand == "up":
         from workers import wiring

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,27 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import click
 
+from ledger.errors import BadInput
+
 if TYPE_CHECKING:
     from tasks.context import Context
 
 P = ParamSpec("P")
+
+
+def _finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:  # noqa: ARG001
+    if value is not None and not math.isfinite(value):
+        raise BadInput(parameter.opts[-1], f"{value} is no time", "use a number of seconds, as 60")
+    return value
+
+
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(0),
+    callback=_finite,
+    help="Seconds to wait for work in flight in the lane.",
+)
+"""How long a command waits for a lane to drain."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,13 +20,11 @@ from workers.terms import EXPIRES_S_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ledger.errors import BadInput
     from ledger.intake import Accepted, Submission
     from tasks.context import Context
     from workers.tasklines import Defaults
 
-BATCH: Final = 1000  # tasks accepted together
-BATCH_BYTES: Final = 16 << 20  # of their payloads
-FILE_MAX_BYTES: Final = 256 << 20
 FAULTS_MAX: Final = 20  # lines told one by one
 
 Lines = dict[str, dict[str, Any]]
@@ -40,6 +37,7 @@ Lines = dict[str, dict[str, Any]]
 @click.option("--size", type=int, help="Tokens; without it the family's.")
 @click.option("--payload", metavar="JSON", help="What the agent gets.")
 @click.option("--type", "kind", default="work", show_default=True, help="Type of the task.")
+@click.option("--lane", default="default", show_default=True, help="Whose agents do it.")
 @click.option("--count", type=click.IntRange(1, 1_000_000), help="So many equal tasks.")
 @click.option(
     "--expires-s",
@@ -62,9 +60,9 @@ def submit(
     """Submit tasks; print one JSON line for each, in order, once it is durable.
 
     FILE.jsonl (- for standard input) holds one task a line: {"family", "payload", "size",
-    "type", "key"}, where a field may be missing if the option gives it. Every line is checked
-    before anything is submitted. Lines without a key get one made of the file's SHA-256 and the
-    line's number: a file that was submitted halfway can be submitted again and duplicates
+    "type", "lane", "key"}, where a field may be missing if the option gives it. Every line is
+    checked before anything is submitted. Lines without a key get one made of the file's SHA-256
+    and the line's number: a file that was submitted halfway can be submitted again and duplicates
     nothing. To run the same file once more on purpose, give a new --key.
 
     Exits 3 with --wait if not every task was committed.
@@ -91,7 +89,16 @@ def submit(
 def _defaults(context: Context, kind: str, **given: Any) -> Defaults:
     from workers.tasklines import Defaults
 
-    return Defaults(families=context.registry().families.keys(), type=kind, **given)
+    return Defaults(
+        families=context.registry().families.keys(), lanes=known_lanes(context), type=kind, **given
+    )
+
+
+def known_lanes(context: Context) -> list[str]:
+    """The names of all lanes."""
+    from ledger.lanes import lanes
+
+    return [lane.lane for lane in lanes(context.engine, context.now())]
 
 
 def _check_times(wait: bool, timeout_s: float | None, expires_s: float | None) -> None:
@@ -124,7 +131,7 @@ def _accepted(batches: Iterable[list[Accepted]], total: int) -> list[Accepted]:
 def _items(file: BinaryIO | None, defaults: Defaults, count: int | None) -> list[Submission]:
     """What to submit. Tells what is wrong with a file's lines, and exits 2."""
     from ledger.errors import BadInput
-    from workers.tasklines import from_flags, read_lines
+    from workers.tasklines import FILE_MAX_BYTES, by_line, from_flags, read_lines
 
     if file is None:
         return from_flags(defaults, count or 1)
@@ -134,18 +141,23 @@ def _items(file: BinaryIO | None, defaults: Defaults, count: int | None) -> list
     data = file.read(FILE_MAX_BYTES + 1)
     if len(data) > FILE_MAX_BYTES:
         raise BadInput(name, f"it is larger than {FILE_MAX_BYTES} bytes", "split it")
-    items, faults = read_lines(name, data, defaults)
-    if not items and not faults:
+    lines, faults = read_lines(name, data, defaults, by_line(data, defaults.key))
+    if not lines and not faults:
         raise BadInput(name, "it holds no tasks", 'write one a line, as {"payload": …}')
-    if not faults:
-        return items
+    if faults:
+        tell_faults(faults)
+        say("nothing was submitted")
+        raise click.exceptions.Exit(WRONG_USAGE)
+    return [line.item for line in lines]
+
+
+def tell_faults(faults: Sequence[BadInput]) -> None:
+    """What is wrong with a file, line by line; of many lines the first."""
     for fault in faults[:FAULTS_MAX]:
         say(str(fault))
     more = len(faults) - FAULTS_MAX
     if more > 0:
         say(f"{more} more lines are wrong")
-    say("nothing was submitted")
-    raise click.exceptions.Exit(WRONG_USAGE)
 
 
 def _submitted(
@@ -154,9 +166,10 @@ def _submitted(
     """Accept batch after batch, each whole or not at all; says how far it came if one fails."""
     from ledger.errors import ClearlaneError
     from ledger.intake import submit as accept
+    from workers.chunks import chunks
 
     done = 0
-    for batch in _batches(items):
+    for batch in chunks(items):
         try:
             accepted = accept(context.engine, client, batch, context.now())
         except ClearlaneError:
@@ -166,20 +179,6 @@ def _submitted(
             raise
         done += len(batch)
         yield accepted
-
-
-def _batches(items: Sequence[Submission]) -> Iterator[list[Submission]]:
-    batch: list[Submission] = []
-    weight_bytes = 0
-    for item in items:
-        item_bytes = len(json.dumps(item.payload))
-        if batch and (len(batch) == BATCH or weight_bytes + item_bytes > BATCH_BYTES):
-            yield batch
-            batch, weight_bytes = [], 0
-        batch.append(item)
-        weight_bytes += item_bytes
-    if batch:
-        yield batch
 
 
 def _waited(context: Context, accepted: Sequence[Accepted], timeout_s: float | None) -> bool:

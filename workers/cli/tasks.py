@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tasks.context import Context
 
 FIELDS = (
-    "task", "state", "why", "reason", "client", "family", "type", "size", "agent", "quoted_ub",
-    "cost_ub", "submitted_at", "expires_at", "ended_at",
+    "task", "state", "why", "reason", "client", "family", "type", "size", "lane", "batch", "agent",
+    "quoted_ub", "cost_ub", "submitted_at", "expires_at", "ended_at",
 )  # fmt: skip
 ATTEMPTS = (
     "attempt", "agent", "state", "outcome", "cost_ub", "latency_s",
@@ -128,6 +128,7 @@ def _story(context: Context, task_id: str) -> dict[str, Any]:
 
     row = task_row(context.engine, checked_id(task_id))
     story = {"task": row["id"]} | {key: row[key] for key in row if key not in ("id", "output")}
+    story["batch"] = row["batch"] or None
     why = explain(context, row) if row["state"] == "INIT" else None
     story["why"] = why.words if why else None
     story["quoted_ub"] = why.quoted_ub if why else row["cost_ub"]

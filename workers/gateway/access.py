@@ -30,6 +30,8 @@ RULES: Final[Mapping[tuple[str, str], frozenset[Role]]] = {
     ("GET", "/v1/agents"): READERS,
     ("GET", "/v1/agents/{agent}"): READERS | {Role.AGENT},
     ("GET", "/v1/prices"): READERS | CLIENTS,
+    ("GET", "/v1/lanes"): READERS | CLIENTS,
+    ("GET", "/v1/lanes/{lane}"): READERS | CLIENTS,
     ("GET", "/v1/accounts"): READERS,
     ("GET", "/v1/accounts/{account}"): READERS | CLIENTS | {Role.AGENT},
     ("GET", "/metrics"): READERS,

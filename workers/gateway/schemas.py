@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ledger.intake import SIZE_MAX, TYPE_DEFAULT
-from ledger.model import Json, TaskState, Wait
+from ledger.model import LANE_DEFAULT, Json, TaskState, Wait
 from workers.terms import EXPIRES_S_MAX, KEY
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -56,6 +56,9 @@ class TaskIn(Closed):
         TYPE_DEFAULT,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
         description="What it is for, in a word of the client's own.",
+    )
+    lane: str = Field(
+        LANE_DEFAULT, pattern=NAME, description="The shared resource whose agents do it."
     )
     expires_s: float | None = Field(
         None,
@@ -115,6 +118,8 @@ class Attempt(Closed):
 class Task(TaskLine):
     """A task with everything that is known of it."""
 
+    lane: str = Field(description="The shared resource whose agents do it.")
+    batch: int | None = Field(description="The batch it belongs to.")
     failures: int = Field(description="Attempts that failed.")
     ready_at: datetime = Field(description="While INIT: when it is next worth a try.")
     expires_at: datetime | None = Field(description="When it is no longer worth doing.")
@@ -166,6 +171,44 @@ class Price(Closed):
     price_ub: Amount | None = Field(description="What the router compares: cost·(1+f)/s, in µB.")
     state: str = Field(description="Whether it takes work now.")
     reason: str = Field(description="Why not, for people.")
+
+
+class Lane(Closed):
+    """A shared resource and who may use it now."""
+
+    lane: str = Field(description="Its name.")
+    mode: str = Field(description="cron (everybody's tasks), manual (a person) or paused (nobody).")
+    principal: str = Field(description="Who holds it.")
+    reason: str = Field(description="Why, in the holder's words.")
+    batch: int | None = Field(description="The batch it is held for.")
+    since: datetime = Field(description="When the holder asked for it.")
+    until: datetime | None = Field(
+        description="When a manual hold ends unless it is renewed; null: not by itself."
+    )
+    token: int = Field(description="One more at every change of holder.")
+    drained: bool = Field(description="Whether the holder may work; else it waits for in_flight.")
+    in_flight: int = Field(description="Attempts under way, of the holder before until drained.")
+
+
+class Tenure(Closed):
+    """One holder's time."""
+
+    token: int = Field(description="Its token.")
+    mode: str = Field(description="cron, manual or paused.")
+    principal: str = Field(description="Who held it.")
+    reason: str = Field(description="Why, in the holder's words.")
+    asked_at: datetime = Field(description="When it was asked for.")
+    began_at: datetime | None = Field(description="When work could begin; null: not yet, or never.")
+    ended_at: datetime | None = Field(description="When the next holder began.")
+    ended: str | None = Field(
+        description="taken, released, expired, revoked or withdrawn; null: it has not ended."
+    )
+
+
+class LaneBook(Lane):
+    """A lane with its history."""
+
+    history: list[Tenure] = Field(description="The newest first.")
 
 
 class Account(Closed):

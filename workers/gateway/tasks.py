@@ -230,6 +230,7 @@ def _submission(item: TaskIn, now: datetime) -> Submission:
         payload=item.payload,
         size=item.size,
         type=item.type,
+        lane=item.lane,
         expires_at=None if item.expires_s is None else now + timedelta(seconds=item.expires_s),
         idempotency_key=item.idempotency_key,
     )
@@ -279,7 +280,11 @@ async def _task(here: Service, caller: Token, task: str) -> Task:
     names = schemas.Attempt.model_fields
     return Task(
         **_line(row),
-        **{name: row[name] for name in ("failures", "ready_at", "expires_at", "agent", "cost_ub")},
+        **{
+            name: row[name]
+            for name in ("lane", "failures", "ready_at", "expires_at", "agent", "cost_ub")
+        },
+        batch=row["batch"] or None,
         result=row["output"],
         timeline=[
             schemas.Attempt(**{name: item[name] for name in names}) for item in row["attempts"]

@@ -1,0 +1,376 @@
+"""The cron table on the whole stack while beats, the broker and workers fail (row M01).
+
+Three jobs of one second each, one a policy. Whatever happens, each of their slots has one row, ran
+once or not at all as that row says, and what was missed is handled by its policy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+import beat_schedule
+from ledger import cron, lanes
+from scheduler.reservations import connect
+from tasks.context import Context
+from tests.conftest import Servers
+from tests.oneworker import environment
+from tests.servers import await_ready, running, scratch
+from tests.stack import COMMAND, SETTINGS, Stack, await_true
+from workers import home as homes
+from workers import servers as embedded
+from workers.bootstrap import build_context
+from workers.servers import Server
+from workers.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+JOBS: dict[str, dict[str, int]] = {"skip": {}, "coalesce": {}, "catch_up": {"bound": 3}}
+SECOND = timedelta(seconds=1)
+# What a child process finds as the cron table: ours, and three jobs that write down their slots.
+TABLE = """
+import importlib.util
+from celery import shared_task
+
+spec = importlib.util.spec_from_file_location("table", {real!r})
+table = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(table)
+beat_schedule = table.beat_schedule | {{
+    policy: {{"task": "probe.tick", "schedule": 1.0, "lane": "probe", "misfire": policy,
+             "limit_s": 5.0, **more}}
+    for policy, more in {jobs!r}.items()
+}}
+beat_schedule["seldom"] = {{
+    "task": "probe.tick", "schedule": "0 0 29 2 *", "lane": "probe", "misfire": "skip",
+}}
+beat_schedule["broken"] = beat_schedule["seldom"] | {{"task": "probe.broken"}}
+
+@shared_task(name="probe.broken")
+def broken():
+    raise RuntimeError("the mint is closed")
+
+@shared_task(name="probe.tick", bind=True)
+def tick(self):
+    with open({log!r}, "a") as file:
+        file.write("{{job}} {{slot}}\\n".format(**self.request.headers))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """A stack whose broker is a server of its own, which the test may stop."""
+
+    stack: Stack
+    broker: Server
+    place: Path
+    log: Path
+    env: dict[str, str]
+    context: Context
+
+    def now(self) -> datetime:
+        return self.context.now()
+
+    def rows(self, job: str) -> list[dict[str, Any]]:
+        return cron.history(self.context.engine, job, limit=10_000)[::-1]
+
+    def ran(self) -> Counter[tuple[str, datetime]]:
+        """(job, slot) of every time a body ran."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return Counter((line.split()[0], datetime.fromisoformat(line.split()[1])) for line in lines)
+
+    def all_over(self, until: datetime) -> bool:
+        """Whether every slot up to then is recorded and has ended."""
+        known = cron.known(self.context.engine)
+        return all(
+            job in known
+            and known[job]["seen"] >= until
+            and all(row["ended_at"] for row in self.rows(job) if row["slot"] <= until)
+            for job in JOBS
+        )
+
+    def await_done(self, after: datetime, count: int = 2) -> None:
+        """Until so many later slots of each job have run."""
+        await_true(
+            f"{count} slots of each job have run since {after:%H:%M:%S}",
+            lambda: all(
+                sum(row["state"] == "done" and row["slot"] > after for row in self.rows(job))
+                >= count
+                for job in JOBS
+            ),
+            90,
+        )
+
+    def check(self) -> dict[str, Counter[str]]:
+        """Each slot until now: one row, one end, and what the row says is what happened."""
+        until = self.now()
+        await_true("every slot has ended", lambda: self.all_over(until), 90)
+        ran = self.ran()
+        states: dict[str, Counter[str]] = {}
+        for job in JOBS:
+            rows = [row for row in self.rows(job) if row["slot"] <= until]
+            began = rows[0]["slot"] - (rows[0]["slots"] - 1) * SECOND
+            assert sum(row["slots"] for row in rows) == (rows[-1]["slot"] - began) // SECOND + 1
+            assert len({row["slot"] for row in rows}) == len(rows)
+            assert until - rows[-1]["slot"] < SECOND
+            for row in rows:
+                times = ran[job, row["slot"]]
+                assert times == (row["state"] == "done") or (row["state"] == "failed"), row
+                assert times <= 1, row
+            _check_policy(job, rows)
+            states[job] = Counter(row["state"] for row in rows)
+        return states
+
+    @contextmanager
+    def beside(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Another Celery process with the stack's servers."""
+        with (self.place / "beside.log").open("ab") as out:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "workers", *words],
+                env=self.env, cwd=self.place, stdout=out, stderr=out,
+            )  # fmt: skip
+        try:
+            yield child
+        finally:
+            child.kill()
+            child.wait()
+
+
+def _check_policy(job: str, rows: Sequence[dict[str, Any]]) -> None:
+    by_slot = {row["slot"]: row for row in rows}
+    for row in rows:
+        if row["state"] not in ("missed", "skipped"):
+            continue
+        named = re.search(r"made up by the run of (.{19})", row["reason"])
+        assert (named is None) == (job == "skip"), row
+        while named is not None:
+            # It may itself have been made up for by a later one; in the end one ran.
+            slot = datetime.fromisoformat(f"{named[1]}+00:00")
+            assert slot > row["slot"]
+            maker = by_slot[slot]
+            named = re.search(r"made up by the run of (.{19})", maker["reason"])
+            assert named or maker["state"] in ("done", "failed"), maker
+
+
+@pytest.fixture(scope="module")
+def bench(servers: Servers) -> Iterator[Bench]:
+    with scratch() as place, ExitStack() as opened:
+        place.chmod(0o755)
+        url = f"{servers.database_url.rsplit('/', 1)[0]}/cron_stack"
+        with psycopg.connect(servers.database_url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE cron_stack TEMPLATE template0")
+        log, table = place / "ran", place / "table"
+        table.mkdir()
+        (table / "beat_schedule.py").write_text(
+            TABLE.format(real=beat_schedule.__file__, jobs=JOBS, log=str(log))
+        )
+        broker = embedded.valkey(homes.prepare(place / "broker"))
+        path = f"{table}{os.pathsep}{ROOT}"
+        env = environment(url, servers.redis_url, CELERY_BROKER_URL=broker.url, PYTHONPATH=path)
+        addresses = {"DATABASE_URL": url, "REDIS_URL": servers.redis_url}
+        context = build_context(Settings.model_validate({**addresses, "lease_margin_s": 1.0}))
+        stack = Stack(
+            home=place / "home", options=(), client="", addresses=addresses, context=context
+        )
+        found = Bench(
+            stack=stack, broker=broker, place=place, log=log, env=env, context=context
+        )  # fmt: skip
+        opened.enter_context(broker_runs(found))
+        words = ("--data", str(stack.home))
+        try:
+            _clearlane(env, "up", "--detach", "--fleet", "none", *words)
+            found.await_done(found.now())
+            yield found
+        finally:
+            _clearlane(env, "down", *words)
+            context.engine.dispose()
+            with psycopg.connect(servers.database_url, autocommit=True) as connection:
+                connection.execute("DROP DATABASE cron_stack WITH (FORCE)")
+
+
+_running: list[ExitStack] = []
+
+
+@contextmanager
+def broker_runs(bench: Bench) -> Iterator[None]:
+    """The broker from now on; whoever stops it starts it again."""
+    start_broker(bench)
+    try:
+        yield
+    finally:
+        stop_broker()
+
+
+def start_broker(bench: Bench) -> None:
+    opened = ExitStack()
+    opened.enter_context(running(bench.broker.process, bench.place / "broker"))
+    _running.append(opened)
+    await_ready(bench.broker.process, bench.place / "broker")
+
+
+def stop_broker() -> None:
+    while _running:
+        _running.pop().close()
+
+
+def _clearlane(env: dict[str, str], *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """One command; not in the checkout, whose own table would come first."""
+    done = subprocess.run(
+        [*COMMAND, *words], env={**env, **SETTINGS}, capture_output=True, text=True, check=False,
+        timeout=120, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def locks(bench: Bench) -> redis.Redis:
+    """The broker's own client, for RedBeat's lock."""
+    return connect(bench.broker.url)
+
+
+def said(bench: Bench, *words: str, code: int = 0) -> Any:
+    """What `clearlane cron` prints for programs."""
+    return json.loads(_clearlane(bench.env, "cron", *words, "--json", code=code).stdout)
+
+
+@pytest.mark.timeout(300)
+def test_the_table_and_its_history_are_shown(bench: Bench) -> None:
+    rows = {row["job"]: row for row in said(bench, "list")}
+    assert set(rows) == {*JOBS, "seldom", "broken", *beat_schedule.beat_schedule}
+    told = rows["catch_up"]
+    assert (told["lane"], told["schedule"], told["misfire"]) == ("probe", "every 1 s", "catch_up 3")
+    assert told["last_state"] in ("running", "done", "failed")
+    assert rows["seldom"]["next_slot"] == "2028-02-29T00:00:00Z"
+    assert rows["sweep"]["last_slot"] is not None
+    coming = said(bench, "next", "skip", "--limit", "3")
+    slots = [datetime.fromisoformat(row["slot"]) for row in coming]
+    assert [slot - slots[0] for slot in slots] == [0 * SECOND, SECOND, 2 * SECOND]
+    both = said(bench, "next", "--limit", "50")
+    assert both == sorted(both, key=lambda row: (row["slot"], row["job"]))
+    newest = said(bench, "history", "skip", "--limit", "2")
+    assert newest[0]["slot"] > newest[1]["slot"]
+    assert {row["principal"] for row in newest} == {"beat"}
+    for words in ("list",), ("next",), ("history", "skip"):
+        assert "probe" in _clearlane(bench.env, "cron", *words).stdout or words[0] == "history"
+    refused = _clearlane(bench.env, "cron", "history", "nobody", code=2)
+    assert refused.stderr == ("clearlane: job: 'nobody' is not known; see `clearlane cron list`\n")
+
+
+@pytest.mark.timeout(300)
+def test_a_job_runs_now_by_hand(bench: Bench) -> None:
+    """Besides its slots: in its turn, or with the lane held, and then nothing else runs there."""
+    row = said(bench, "run", "seldom", "--as", "bob")
+    assert (row["state"], row["principal"]) == ("done", "bob")
+    assert bench.ran()["seldom", datetime.fromisoformat(row["slot"])] == 1
+    row = said(bench, "run", "broken", code=1)
+    assert (row["state"], row["reason"]) == ("failed", "RuntimeError: the mint is closed")
+    before = bench.now()
+    row = said(bench, "run", "seldom", "--lane-lock", "--as", "bob")
+    assert row["state"] == "done"
+    bench.await_done(before)
+    tenures = lanes.history(bench.context.engine, "probe")
+    mine = next(told for told in tenures if told["principal"] == "bob")
+    assert (mine["reason"], mine["ended"]) == ("cron run seldom", "released")
+    assert mine["granted_at"] <= datetime.fromisoformat(row["began_at"])
+    assert datetime.fromisoformat(row["ended_at"]) <= mine["ended_at"]
+    others = [other for job in JOBS for other in bench.rows(job) if other["began_at"]]
+    assert not [
+        other for other in others
+        if other["began_at"] < mine["ended_at"] and other["ended_at"] > mine["granted_at"]
+    ], "something ran while bob held the lane"  # fmt: skip
+    bench.check()
+
+
+@pytest.mark.timeout(300)
+def test_a_held_lane_is_refused_by_its_holders_name(bench: Bench) -> None:
+    ask = lanes.Ask(principal="alice", reason="mint", lease_s=300)
+    taken = lanes.take(bench.context.engine, "probe", ask, bench.now())
+    try:
+        for words in ("run", "seldom"), ("run", "seldom", "--lane-lock"):
+            refused = _clearlane(bench.env, "cron", *words, code=5)
+            assert "probe is held by alice since" in refused.stderr
+        await_true(
+            "cron is held back",
+            lambda: bench.rows("skip")[-1]["reason"] == "the lane was held by alice",
+        )
+    finally:
+        lanes.release(bench.context.engine, "probe", taken.token, bench.now())
+    bench.await_done(bench.now())
+    bench.check()
+
+
+@pytest.mark.timeout(300)
+def test_two_beats_and_one_killed(bench: Bench, locks: redis.Redis) -> None:
+    """One stands by, one knows no lock and sends every hint a second time."""
+    standby = ("beat", "-S", "redbeat.RedBeatScheduler", "-l", "INFO")
+    alone = ("beat", "-s", str(bench.place / "alone"), "-l", "INFO")
+    with bench.beside(*standby), bench.beside(*alone):
+        bench.await_done(bench.now(), 5)
+        os.kill(bench.stack.pids()["beat"], signal.SIGKILL)
+        bench.await_done(bench.now(), 5)
+    # Both are killed: what the stack started again takes over when their lock has ended.
+    locks.delete("redbeat::lock")
+    bench.await_done(bench.now())
+    states = bench.check()
+    assert all(told["done"] >= 10 for told in states.values())
+
+
+@pytest.mark.timeout(300)
+def test_the_broker_is_away_for_ten_seconds(bench: Bench) -> None:
+    before = bench.now()
+    stop_broker()
+    # The hints stop, and everything else goes on.
+    await_true("ten slots are over", lambda: bench.now() - before > 10 * SECOND)
+    start_broker(bench)
+    back = bench.now()
+    bench.await_done(back)
+    bench.check()
+    away = [
+        row for row in bench.rows("skip") if before + 3 * SECOND < row["slot"] < back - 3 * SECOND
+    ]
+    assert away
+    assert {row["state"] for row in away} == {"missed"}
+    assert {row["reason"] for row in away} == {"nobody came in time"}
+    late = [
+        row
+        for row in bench.rows("catch_up")
+        if row["slot"] > before and row["fired_at"] - row["slot"] > 2 * SECOND
+    ]
+    assert [row["state"] for row in late][-3:] == ["done"] * 3, "the latest were made up for"
+
+
+@pytest.mark.timeout(300)
+def test_the_lock_of_redbeat_is_deleted(bench: Bench, locks: redis.Redis) -> None:
+    before = bench.stack.pids()["beat"]
+    locks.delete("redbeat::lock")
+    await_true(
+        "beat has ended and runs again",
+        lambda: (
+            (entry := bench.stack.status()["beat"])["pid"] not in (None, before)
+            and entry["state"] == "running"
+        ),
+        60,
+    )
+    bench.await_done(bench.now())
+    bench.check()
+
+
+@pytest.mark.timeout(300)
+def test_the_worker_is_killed(bench: Bench) -> None:
+    bench.stack.kill("control1")
+    bench.await_done(bench.now())
+    bench.check()
