@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from psycopg.errors import CheckViolation
@@ -10,46 +9,47 @@ from sqlalchemy import Connection, Engine
 
 from ledger.db import dicts, query, report, single
 from ledger.errors import Conflict, NotFound
+from ledger.log import Page
 from ledger.money import show_b
 from ledger.postings import ISSUANCE, Posting
-from ledger.settle import append, next_transaction, take_settle_lock
+from ledger.proof import entries
+from ledger.settle import append
 
 
-def open_account(connection: Connection, account: str, quota_ub: int, now: datetime) -> None:
+def open_account(connection: Connection, page: Page, account: str, quota_ub: int) -> None:
     """Create an account with balance 0; one that exists is left as it is."""
-    query(connection, "open_account", {"id": account, "quota_ub": quota_ub, "now": now})
+    values = {"id": account, "quota_ub": quota_ub, "now": page.now}
+    if query(connection, "open_account", values).fetchone() is not None:
+        page.add(
+            entries.open_account(epoch=page.epoch, at=page.at, account=account, quota_ub=quota_ub)
+        )
 
 
-def set_quota(connection: Connection, account: str, quota_ub: int) -> bool:
+def set_quota(connection: Connection, page: Page, account: str, quota_ub: int) -> bool:
     """Change how far an account may go below zero; True if it was another before.
 
     Raises Conflict when it owes more than that already.
     """
     values = {"id": account, "quota_ub": quota_ub}
     try:
-        return query(connection, "set_quota", values).fetchone() is not None
+        changed = query(connection, "set_quota", values).fetchone() is not None
     except CheckViolation:
         raise Conflict(
             "quota", f"{account} owes more than {show_b(quota_ub)} B", "settle the debt first"
         ) from None
+    if changed:
+        page.add(entries.quota(epoch=page.epoch, at=page.at, account=account, quota_ub=quota_ub))
+    return changed
 
 
-def mint(connection: Connection, account: str, amount_ub: int, now: datetime) -> None:
+def mint(connection: Connection, page: Page, account: str, amount_ub: int) -> None:
     """Create credit. Issuance goes negative by as much, so that all balances still sum to 0."""
-    take_settle_lock(connection)
-    append(
-        connection,
-        kind="mint",
-        first=next_transaction(connection),
-        tasks=[None],
-        postings=[
-            [
-                Posting(account=ISSUANCE, amount_ub=-amount_ub),
-                Posting(account=account, amount_ub=amount_ub),
-            ]
-        ],
-        now=now,
-    )
+    postings = [
+        Posting(account=ISSUANCE, amount_ub=-amount_ub),
+        Posting(account=account, amount_ub=amount_ub),
+    ]
+    leaf = entries.mint(epoch=page.epoch, at=page.at, account=account, postings=postings)
+    append(connection, page, kind="mint", leaves=[leaf], tasks=[None], postings=[postings])
 
 
 def balances(engine: Engine) -> list[dict[str, Any]]:

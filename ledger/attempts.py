@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from ledger.db import (
     CLAIM_LOCK,
@@ -26,7 +26,10 @@ from ledger.db import (
     single,
     transaction,
 )
+from ledger.log import Page, open_page
 from ledger.model import AttemptKey, Failure, Json, Wait, Work
+from ledger.postings import agent_account
+from ledger.proof import entries
 
 LOSSES_MAX = 3  # a task whose worker died this often is poison
 
@@ -154,31 +157,71 @@ def put_back(engine: Engine, waiting: Sequence[Waiting]) -> None:
 
 
 def abort(engine: Engine, failures: Sequence[Failure], now: datetime) -> None:
-    """Record failed attempts, each once; their tasks go back to INIT or into quarantine."""
+    """Record failed attempts, each once, in the log as well; their tasks go back to INIT or into
+    quarantine."""
     with transaction(engine) as connection:
-        rows = query(
-            connection,
-            "abort",
-            {
-                "ids": [item.key.task for item in failures],
-                "attempts": [item.key.attempt for item in failures],
-                "outcomes": [str(item.outcome) for item in failures],
-                "agents": [item.agent for item in failures],
-                "costs": [item.cost_ub for item in failures],
-                "latencies": [item.latency_s for item in failures],
-                "reasons": [item.reason for item in failures],
-                "f_before": [item.f_before for item in failures],
-                "f_after": [item.f_after for item in failures],
-                "s_before": [item.s_before for item in failures],
-                "s_after": [item.s_after for item in failures],
-                "losses_max": LOSSES_MAX,
-                "now": now,
-            },
-        ).fetchall()
+        page, known = _page(connection, failures, now)
+        once = {item.key: item for item in reversed(failures) if item.key not in known}
+        new = list(once.values())
+        if not new:
+            return
+        rows = query(connection, "abort", _aborted(new, now)).fetchall()
+        page.add(*(_leaf(page, item) for item in new))
+        page.write(connection)
         ended = [str(row.id) for row in rows if row.state != "INIT"]
         if ended:
             notify_ended(connection, ended)
         notify(connection, READY)
+
+
+def _page(
+    connection: Connection, failures: Sequence[Failure], now: datetime
+) -> tuple[Page, set[AttemptKey]]:
+    """A page of the log, and which of these attempts have ended already. Who holds the page is the
+    only one who ends attempts."""
+    page = open_page(connection, now)
+    values = {
+        "ids": [item.key.task for item in failures],
+        "attempts": [item.key.attempt for item in failures],
+    }
+    rows = query(connection, "attempts_ended", values)
+    return page, {AttemptKey(task=row.task, attempt=row.attempt) for row in rows}
+
+
+def _aborted(failures: Sequence[Failure], now: datetime) -> dict[str, Any]:
+    return {
+        "ids": [item.key.task for item in failures],
+        "attempts": [item.key.attempt for item in failures],
+        "outcomes": [str(item.outcome) for item in failures],
+        "agents": [item.agent for item in failures],
+        "costs": [item.cost_ub for item in failures],
+        "latencies": [item.latency_s for item in failures],
+        "reasons": [item.reason for item in failures],
+        "f_before": [item.f_before for item in failures],
+        "f_after": [item.f_after for item in failures],
+        "s_before": [item.s_before for item in failures],
+        "s_after": [item.s_after for item in failures],
+        "losses_max": LOSSES_MAX,
+        "now": now,
+    }
+
+
+def _leaf(page: Page, failure: Failure) -> bytes:
+    what: dict[str, Any] = {
+        "epoch": page.epoch,
+        "at": page.at,
+        "task": failure.key.task,
+        "attempt": failure.key.attempt,
+        "outcome": str(failure.outcome),
+    }
+    if failure.agent is None:
+        return entries.abort(**what)
+    return entries.abort_blaming(
+        **what,
+        agent=agent_account(failure.agent),
+        f=(failure.f_before, failure.f_after),
+        s=(failure.s_before, failure.s_after),
+    )
 
 
 def expire(engine: Engine, *, limit: int, now: datetime) -> int:

@@ -18,11 +18,11 @@ from ledger.accounts import mint, open_account, set_quota
 from ledger.db import READY, notify, one, query, single, transaction
 from ledger.errors import NotFound
 from ledger.lanes import add_lanes
+from ledger.log import Page, open_page
 from ledger.model import Agent, Family, Json, Routing
+from ledger.params import in_force, params_of, tau_ppm_of
 from ledger.postings import agent_account, client_account
-from ledger.settle import take_settle_lock
-
-TAU_PPM_DEFAULT = 10_000  # 1 %
+from ledger.proof import entries
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ def load_registry(engine: Engine, known: Registry | None = None) -> Registry:
             agents={row.id: _agent(row.id, row.spec, row.suspended) for row in rows},
             families={family.id: family for family in families(connection)},
             routing=Routing(**params.get("routing", {})),
-            tau_ppm=params.get("tau_ppm", TAU_PPM_DEFAULT),
+            tau_ppm=tau_ppm_of(params),
         )
 
 
@@ -81,11 +81,6 @@ def families(connection: Connection) -> list[Family]:
     ]
 
 
-def params_of(connection: Connection) -> dict[str, Json]:
-    """All parameters by name."""
-    return {row.name: row.value for row in query(connection, "params")}
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
     """What a configuration file asks for. Nothing is ever removed by leaving it out."""
@@ -101,18 +96,17 @@ def apply(engine: Engine, wanted: Wanted, now: datetime) -> list[str]:
     changes: list[str] = []
     with transaction(engine) as connection:
         # Before any account: settlements lock in this order too.
-        take_settle_lock(connection)
-        for name, value in wanted.params.items():
-            if _put(connection, "put_param", name=name, value=json.dumps(value)):
-                changes.append(f"parameter {name} is now {json.dumps(value)}")
+        page = open_page(connection, now)
+        changes += _apply_params(connection, page, wanted.params)
         for client in wanted.clients:
-            changes += _apply_client(connection, client, now)
+            changes += _apply_client(connection, page, client)
         named = [agent.lane for agent in wanted.agents]
         changes += [f"lane {lane} added" for lane in add_lanes(connection, named)]
         for agent in wanted.agents:
-            changes += _apply_agent(connection, agent, now)
+            changes += _apply_agent(connection, page, agent)
         for family in wanted.families:
             changes += _apply_family(connection, family)
+        page.write(connection)
         if changes:
             query(connection, "wake")
             notify(connection, READY)
@@ -128,26 +122,39 @@ def suspend(engine: Engine, agent: str, *, suspended: bool) -> None:
         notify(connection, READY)
 
 
-def _apply_client(connection: Connection, client: Client, now: datetime) -> list[str]:
+def _apply_params(connection: Connection, page: Page, params: Mapping[str, Json]) -> list[str]:
+    before = in_force(connection)
+    changes = [
+        f"parameter {name} is now {json.dumps(value)}"
+        for name, value in params.items()
+        if _put(connection, "put_param", name=name, value=json.dumps(value))
+    ]
+    values = in_force(connection)
+    if values != before:
+        page.add(entries.params(epoch=page.epoch, at=page.at, values=values))
+    return changes
+
+
+def _apply_client(connection: Connection, page: Page, client: Client) -> list[str]:
     row = _put(connection, "put_client", id=client.id, owner=client.owner)
     account = client_account(client.id)
     if row is not None and row.created:
-        open_account(connection, account, client.quota_ub, now)
+        open_account(connection, page, account, client.quota_ub)
         if client.mint_ub:
-            mint(connection, account, client.mint_ub, now)
+            mint(connection, page, account, client.mint_ub)
         return [f"client {client.id} added"]
-    changed = set_quota(connection, account, client.quota_ub) or row is not None
+    changed = set_quota(connection, page, account, client.quota_ub) or row is not None
     return [f"client {client.id} changed"] if changed else []
 
 
-def _apply_agent(connection: Connection, agent: Agent, now: datetime) -> list[str]:
+def _apply_agent(connection: Connection, page: Page, agent: Agent) -> list[str]:
     row = _put(connection, "put_agent", id=agent.id, spec=json.dumps(_agent_spec(agent)))
     account = agent_account(agent.id)
     if row is not None and row.created:
-        open_account(connection, account, agent.quota_ub, now)
+        open_account(connection, page, account, agent.quota_ub)
         return [f"agent {agent.id} added"]
     if row is not None:
-        set_quota(connection, account, agent.quota_ub)
+        set_quota(connection, page, account, agent.quota_ub)
         return [f"agent {agent.id} changed"]
     return []
 

@@ -7,23 +7,31 @@ the order in which balances moved. A chunk amortises the lock and the fsync. Row
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
 
 from psycopg import DataError, IntegrityError
 from sqlalchemy import Connection, Engine
 
 from ledger.db import SETTLE_LOCK, batch, last_batch, notify_ended, one, query, transaction
 from ledger.errors import NotStorable
-from ledger.model import AttemptKey, Settlement
+from ledger.log import Page, page_of
+from ledger.model import AttemptKey, Json, Settlement
 from ledger.postings import (
     Posting,
     Settled,
     Standing,
     TaskRow,
+    agent_account,
     client_account,
     plan_settlements,
 )
+from ledger.proof import entries
+
+SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def settle(
@@ -46,21 +54,27 @@ def _settle(
     engine: Engine, settlements: Sequence[Settlement], tau_ppm: int, now: datetime
 ) -> Mapping[AttemptKey, Settled]:
     with transaction(engine) as connection:
-        tasks, accounts, first, rows = _lock(connection, settlements)
+        tasks, accounts, head, rows = _lock(connection, settlements)
         plan = plan_settlements(settlements, tasks, accounts, tau_ppm)
         if plan.payments:
+            page = page_of(connection, head, now)
             paid = [settlement.key for settlement, _ in plan.payments]
+            leaves = [
+                _leaf(page, settlement, postings, rows[settlement.key].output_sha256)
+                for settlement, postings in plan.payments
+            ]
             with last_batch(connection):
                 append(
                     connection,
+                    page,
                     kind="settle",
-                    first=first,
+                    leaves=leaves,
                     tasks=[key.task for key in paid],
                     postings=[postings for _, postings in plan.payments],
-                    now=now,
                 )
+                page.write(connection)
                 values = {
-                    "rows": f"[{','.join([rows[key] for key in paid])}]",
+                    "rows": f"[{','.join([rows[key].json for key in paid])}]",
                     "tasks": _array([key.task for key in paid]),
                     "now": now,
                 }
@@ -69,39 +83,30 @@ def _settle(
     return plan.outcomes
 
 
-def take_settle_lock(connection: Connection) -> None:
-    """Be the only one who settles until this transaction ends."""
-    query(connection, "settle_lock", {"lock": SETTLE_LOCK})
-
-
-def next_transaction(connection: Connection) -> int:
-    """The id that the next transaction gets. Holds as long as the settle lock is held."""
-    return int(one(query(connection, "next_transaction")).id)
-
-
 def append(
     connection: Connection,
+    page: Page,
     *,
     kind: str,
-    first: int,
+    leaves: Sequence[bytes],
     tasks: Sequence[str | None],
     postings: Sequence[Sequence[Posting]],
-    now: datetime,
 ) -> None:
-    """Add transactions `first`, `first` + 1, …, one per task, with their postings.
+    """Add a transaction for each leaf, with its task and postings, and the leaves to the page.
 
-    Needs the settle lock. Every movement of credit passes here, in the order in which balances
-    change: this is where a transaction's leaf enters the log.
+    Every movement of credit passes here, in the order in which balances change.
     """
-    ids = range(first, first + len(tasks))
+    first = page.add(*leaves)
+    ids = page.transactions(len(leaves))
     rows = [
         (number, posting) for number, group in zip(ids, postings, strict=True) for posting in group
     ]
     names: dict[str, int] = {}
     values = {
         "kind": kind,
-        "now": now,
+        "now": page.now,
         "ids": _array(ids),
+        "leaf": first - ids.start,
         "tasks": _array([task or "NULL" for task in tasks]),
         "transactions": _array([number for number, _ in rows]),
         "places": _array([names.setdefault(row.account, len(names) + 1) for _, row in rows]),
@@ -111,35 +116,41 @@ def append(
     query(connection, "append", values)
 
 
+class _Row(NamedTuple):
+    """What `commit_tasks` wants of a settlement, as JSON, and the hash of its output's text."""
+
+    json: str
+    output_sha256: str
+
+
 def _lock(
     connection: Connection, settlements: Sequence[Settlement]
-) -> tuple[dict[str, TaskRow], dict[str, Standing], int, dict[AttemptKey, str]]:
+) -> tuple[dict[str, TaskRow], dict[str, Standing], Any, dict[AttemptKey, _Row]]:
     """The settle lock, then the tasks and the paying accounts of a chunk, each in one order.
 
-    And what `commit_tasks` will want of each settlement, as JSON: written while the server works.
+    And the log's head, and what is to be kept of each settlement: made while the server works.
     """
     ids = {settlement.key.task for settlement in settlements}
     accounts = {client_account(settlement.client) for settlement in settlements}
     with batch(connection):
-        take_settle_lock(connection)
+        query(connection, "settle_lock", {"lock": SETTLE_LOCK})
         tasks = query(connection, "settle_tasks", {"ids": _array(ids)})
         standings = query(connection, "settle_accounts", {"accounts": list(accounts)})
-        number = query(connection, "next_transaction")
+        head = query(connection, "log_head")
         # Of an attempt that is there twice the first counts, as in the plan.
         rows = {settlement.key: _row(settlement) for settlement in reversed(settlements)}
     return (
-        {
-            row.id: TaskRow(row.attempt, row.state, row.in_flight, row.fenced)
-            for row in tasks.fetchall()
-        },
+        {row.id: TaskRow(row.attempt, row.state, row.in_flight, row.fenced) for row in tasks},
         {row.id: Standing(balance_ub=row.balance_ub, quota_ub=row.quota_ub) for row in standings},
-        int(one(number).id),
+        one(head),
         rows,
     )
 
 
-def _row(settlement: Settlement) -> str:
-    return json.dumps(
+def _row(settlement: Settlement) -> _Row:
+    """The output goes as the very text that is hashed, and is kept as that text."""
+    output = output_text(settlement.output)
+    text = json.dumps(
         {
             "task": settlement.key.task,
             "attempt": settlement.key.attempt,
@@ -147,8 +158,31 @@ def _row(settlement: Settlement) -> str:
             "cost_ub": settlement.cost_ub,
             "latency_s": settlement.latency_s,
             "reason": settlement.reason,
-            "output": settlement.output,
         }
+    )
+    return _Row(f'{text[:-1]}, "output": {output}}}', sha256(output.encode()).hexdigest())
+
+
+def output_text(output: Json) -> str:
+    """An output as it is kept and hashed: compact JSON in its own order, nothing escaped that need
+    not be. Raises NotStorable for what is no text."""
+    text = json.dumps(output, separators=(",", ":"), ensure_ascii=False)
+    if not text.isascii() and SURROGATE.search(text):
+        raise NotStorable("the output holds half a character")
+    return text
+
+
+def _leaf(page: Page, settlement: Settlement, postings: Sequence[Posting], sha256: str) -> bytes:
+    return entries.settle(
+        epoch=page.epoch,
+        at=page.at,
+        task=settlement.key.task,
+        attempt=settlement.key.attempt,
+        client=client_account(settlement.client),
+        agent=agent_account(settlement.agent),
+        size=settlement.size,
+        output_sha256=sha256,
+        postings=postings,
     )
 
 

@@ -10,6 +10,9 @@ import psycopg
 from sqlalchemy import Engine
 
 from ledger import attempts, intake, registry
+from ledger.accounts import mint
+from ledger.db import transaction
+from ledger.log import open_page
 from ledger.model import Agent, AttemptKey, Failure, Family, Outcome, Settlement, Work
 
 UB = 1_000_000
@@ -115,3 +118,11 @@ def balance_ub(engine: Engine, account: str) -> int:
             "SELECT balance_ub FROM account WHERE id = %s", (account,)
         ).scalar_one()
     return int(found)
+
+
+def minted(engine: Engine, account: str, amount_ub: int, now: datetime) -> None:
+    """Credit for an account that exists."""
+    with transaction(engine) as connection:
+        page = open_page(connection, now)
+        mint(connection, page, account, amount_ub)
+        page.write(connection)

@@ -9,7 +9,7 @@ from ledger import accounts, check
 from ledger.errors import Conflict, NotFound
 from ledger.model import Routing
 from ledger.registry import Wanted, apply, load_registry, suspend
-from tests.makers import UB, agent, balance_ub, client, family
+from tests.makers import UB, agent, balance_ub, client, family, minted
 
 FULL = agent(
     "B-1.x",
@@ -110,8 +110,7 @@ def test_a_quota_below_what_is_owed_is_refused_in_words(
         Wanted(params={}, clients=[client("D", 0, quota_ub=10)], agents=[], families=[]),
         now,
     )
-    with engine.begin() as connection:
-        accounts.mint(connection, "client:D", -5, now)  # owes 5
+    minted(engine, "client:D", -5, now)  # owes 5
     cut = Wanted(params={}, clients=[client("D", 0, quota_ub=1)], agents=[], families=[])
     with pytest.raises(Conflict, match=r"quota: client:D owes more than 0\.000001 B"):
         apply(engine, cut, now)

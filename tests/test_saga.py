@@ -25,7 +25,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import Engine
 
 import tasks.messages
-from ledger import accounts, attempts, check, intake, lanes
+from ledger import attempts, check, intake, lanes
 from ledger.errors import Unavailable
 from ledger.model import AttemptKey, Outcome, Reply, Settlement, TaskState, Wait
 from ledger.registry import suspend
@@ -36,7 +36,7 @@ from tasks import abort, commit, execute, reserve, sweep, validate
 from tasks.call import Call
 from tasks.context import Context, bind
 from tasks.messages import ABORT, COMMIT, EXECUTE, RESERVE, VALIDATE, send
-from tests.makers import UB, agent, balance_ub, client, family, install, submit
+from tests.makers import UB, agent, balance_ub, client, family, install, minted, submit
 from workers.audit import audit
 
 MARGIN_S = 1.0
@@ -764,8 +764,8 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "fleet"):
             return
-        with self.engine.begin() as connection:  # nobody has to wait for credit any more
-            accounts.mint(connection, f"client:{self.client}", RICH_UB, self.fleet.now)
+        # Nobody has to wait for credit any more.
+        minted(self.engine, f"client:{self.client}", RICH_UB, self.fleet.now)
         self.fleet.drain()
         self.what_ended_stays_ended()
         type(self).clock_s = self.fleet.now_s + 60

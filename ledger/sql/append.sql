@@ -1,8 +1,9 @@
 -- Transactions with all their postings; the trigger checks these and moves the balances. A posting
 -- names its account by its place in `names`: there are few of them, and numbers are cheap to read.
+-- Their leaves come one after the other, as they do.
 WITH made AS (
-    INSERT INTO ledger_transaction (id, kind, task, at)
-    SELECT id, %(kind)s, task, %(now)s
+    INSERT INTO ledger_transaction (id, kind, task, at, leaf)
+    SELECT id, %(kind)s, task, %(now)s, id + %(leaf)s
     FROM unnest(CAST(%(ids)s AS bigint[]), CAST(%(tasks)s AS uuid[])) AS t (id, task)
 )
 INSERT INTO posting (transaction, account, amount_ub)

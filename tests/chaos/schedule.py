@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ledger import accounts, attempts, intake
+from ledger import attempts, intake
 from ledger.check import Violation
 from ledger.model import Outcome, Reply
 from tasks.call import Call
@@ -29,6 +29,7 @@ from tests.chaos.schedule_stage import (
     Stage,
 )
 from tests.chaos.schedule_world import Message, Process, World, echo
+from tests.makers import minted
 
 ACTIONS = (10, 34)
 RIVALS = 3  # points in a row at which somebody else acts
@@ -318,9 +319,7 @@ def relieve(world: World) -> None:
     world.note("faults are off")
     for process in world.processes:
         process.skew_s = 0.0
-    with world.stage.engine.begin() as connection:
-        now = world.processes[0].context.now()
-        accounts.mint(connection, "client:poor", RELIEF_UB, now)
+    minted(world.stage.engine, "client:poor", RELIEF_UB, world.processes[0].context.now())
     for ask in list(world.record.asks.values()):
         if ask.keyed:
             world.ask(world.processes[0], ask)

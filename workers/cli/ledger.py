@@ -101,7 +101,7 @@ def _tell(found: Audit) -> None:
 
 def _params(context: Context) -> list[dict[str, Any]]:
     from ledger.db import single
-    from ledger.registry import params_of
+    from ledger.params import params_of
 
     registry = context.registry()
     with single(context.engine) as connection:
