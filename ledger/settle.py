@@ -111,7 +111,7 @@ def append(
         "transactions": _array([number for number, _ in rows]),
         "places": _array([names.setdefault(row.account, len(names) + 1) for _, row in rows]),
         "amounts": _array([posting.amount_ub for _, posting in rows]),
-        "names": list(names),
+        "names": _array(names),
     }
     query(connection, "append", values)
 
@@ -187,7 +187,7 @@ def _leaf(page: Page, settlement: Settlement, postings: Sequence[Posting], sha25
 
 
 def _array(values: Iterable[object]) -> str:
-    """A PostgreSQL array of numbers or ids, which need no quotes.
+    """A PostgreSQL array of numbers, ids or accounts, which need no quotes.
 
     Of a list the driver looks at every element, which costs more than writing them.
     """

@@ -158,10 +158,6 @@ class Signature:
             raise ProofRefused("the signature has no bytes", part=part, line=line)
         return cls(name=name, key_id=data[:ID_BYTES], data=data[ID_BYTES:])
 
-    def by(self, key: VerifierKey) -> bool:
-        """Whether it says that this key made it."""
-        return self.key_id == key.key_id and self.name == key.name
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signed:

@@ -113,11 +113,11 @@ def _check_policy(
     if policy.logs and log_key not in {log.key for log in policy.logs}:
         raise ProofRefused(f"{log_key} is not one of its logs", part="policy")
     keys = {found.key for found in cosigned}
-    names = [witness.name for witness in policy.witnesses if witness.key in keys]
-    missing = policy.missing(names)
+    missing = policy.missing(w.name for w in policy.witnesses if w.key in keys)
     if missing:
-        absent = [receipt.note.absent(w.key, receipt.note_line) for w in policy.witnesses]
-        hints = [text for text in absent if text.endswith(")")]
+        others = [w.key for w in policy.witnesses if w.key not in keys]
+        absent = [receipt.note.absent(key, receipt.note_line) for key in others]
+        hints = [text for text in absent if text.endswith(")")]  # a line that looks like it
         raise ProofRefused("; ".join([f"no quorum: {missing}", *hints]), part=PART)
 
 

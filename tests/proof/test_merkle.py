@@ -87,7 +87,7 @@ def test_consistency_between_every_size() -> None:
             verify_consistency(old, span(0, old), new, span(0, new), proof)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_every_change_of_an_inclusion_proof_is_refused(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, SIZES))
@@ -108,7 +108,7 @@ def test_every_change_of_an_inclusion_proof_is_refused(data: st.DataObject) -> N
         verify_inclusion(leaf, index, size, proof, flipped(root, flip))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_every_change_of_a_consistency_proof_is_refused(data: st.DataObject) -> None:
     new = data.draw(st.integers(1, SIZES))

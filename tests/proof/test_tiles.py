@@ -42,14 +42,43 @@ PATHS = {
     "tile/entries/999": Bundle(number=999),
     "tile/entries/x001/x234/067.p/7": Bundle(number=1_234_067, width=7),
 }
-NOT_PATHS = """
-tile/0/0 tile/0/00 tile/0/0000 tile/00/000 tile/01/000 tile/64/000 tile/-1/000 tile/a/000
-tile/0/x000 tile/0/x000/001 tile/0/001/234 tile/0/x001/x234 tile/0/X001/234 tile/0/x1/234
-tile/0/x000/x001/234 tile/0/000.p/0 tile/0/000.p/256 tile/0/000.p/01 tile/0/000.p/ tile/0/000.p
-tile/0/000.P/5 tile/0/000/5 tile/0/000.p/5/ /tile/0/000 tile/0/000/ tile/0/../000 tile//000
-tile/0/٠٠١ tile/entries/1 tile/entries/000.p/256 entries/000 tile/data/000 tile/0 checkpoint
-tile/0/x999/x999/x999/x999/x999/x999/999
-""".split()
+NOT_PATHS = [
+    "tile/0/0",
+    "tile/0/00",
+    "tile/0/0000",
+    "tile/00/000",
+    "tile/01/000",
+    "tile/64/000",
+    "tile/-1/000",
+    "tile/a/000",
+    "tile/0/x000",
+    "tile/0/x000/001",
+    "tile/0/001/234",
+    "tile/0/x001/x234",
+    "tile/0/X001/234",
+    "tile/0/x1/234",
+    "tile/0/x000/x001/234",
+    "tile/0/000.p/0",
+    "tile/0/000.p/256",
+    "tile/0/000.p/01",
+    "tile/0/000.p/",
+    "tile/0/000.p",
+    "tile/0/000.P/5",
+    "tile/0/000/5",
+    "tile/0/000.p/5/",
+    "/tile/0/000",
+    "tile/0/000/",
+    "tile/0/../000",
+    "tile//000",
+    "tile/0/٠٠١",
+    "tile/entries/1",
+    "tile/entries/000.p/256",
+    "entries/000",
+    "tile/data/000",
+    "tile/0",
+    "checkpoint",
+    "tile/0/x999/x999/x999/x999/x999/x999/999",
+]
 
 
 def stored(size: int) -> dict[Tile, bytes]:
@@ -156,7 +185,7 @@ def test_nodes_above_two_tiles() -> None:
 
 @pytest.mark.parametrize("wrong", [b"", bytes(31), bytes(32 * 2), bytes(32 * 256)])
 def test_a_tile_of_another_width_is_refused(wrong: bytes) -> None:
-    node = Hashes(lambda tile: wrong, 3)
+    node = Hashes(lambda _: wrong, 3)
     with pytest.raises(ProofRefused, match=r"tile/0/000\.p/3: \d+ bytes, not 96"):
         node(0, 0)
 
@@ -173,11 +202,10 @@ def test_a_bundle_holds_entries_up_to_65535_bytes() -> None:
         encode_bundle([bytes(65_536)])
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3, 5, 6, 7])
-def test_a_bundle_that_is_cut_short_is_refused(cut: int) -> None:
+@pytest.mark.parametrize(
+    ("cut", "number"), [(1, 0), (2, 0), (3, 0), (5, 1), (6, 1), (7, 1), (8, 1)]
+)
+def test_a_bundle_that_is_cut_short_is_refused(cut: int, number: int) -> None:
     data = encode_bundle([b"ab", b"cde"])
-    if cut == 4:
-        return
-    number = 0 if cut < 4 else 1
     with pytest.raises(ProofRefused, match=f"inside entry {number}"):
         decode_bundle(data[:cut])

@@ -1,0 +1,28 @@
+"""`cron.close_epoch`: an epoch whose time is over is closed. Row M07."""
+
+from __future__ import annotations
+
+import structlog
+from celery import shared_task
+
+from ledger import epochs
+from tasks.context import Context, current
+from tasks.patience import patient
+
+log = structlog.get_logger()
+
+
+@shared_task(name="cron.close_epoch")
+def close_epoch() -> None:
+    """Close the open epoch if it is due. Two at once close it once."""
+    _close_due(current())
+
+
+@patient
+def _close_due(context: Context) -> None:
+    number = epochs.due(context.engine, context.now())
+    if number is None:
+        return
+    closed = epochs.close(context.engine, number, context.now())
+    if closed is not None:
+        log.info("epoch closed", epoch=number, size=closed.size)
