@@ -7,8 +7,9 @@ the order in which balances moved. A chunk amortises the lock and the fsync. Row
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
 from psycopg import DataError, IntegrityError
 from sqlalchemy import Connection, Engine
@@ -24,6 +25,8 @@ from ledger.postings import (
     client_account,
     plan_settlements,
 )
+
+PART_MAX: Final = 4 << 20  # characters of results in one statement
 
 
 def settle(
@@ -59,12 +62,13 @@ def _settle(
                     postings=[postings for _, postings in plan.payments],
                     now=now,
                 )
-                values = {
-                    "rows": f"[{','.join([rows[key] for key in paid])}]",
-                    "tasks": _array([key.task for key in paid]),
-                    "now": now,
-                }
-                query(connection, "commit_tasks", values)
+                for part in _parts(paid, rows):
+                    values = {
+                        "rows": f"[{','.join([rows[key] for key in part])}]",
+                        "tasks": _array([key.task for key in part]),
+                        "now": now,
+                    }
+                    query(connection, "commit_tasks", values)
                 notify_ended(connection, [key.task for key in paid])
     return plan.outcomes
 
@@ -150,6 +154,20 @@ def _row(settlement: Settlement) -> str:
             "output": settlement.output,
         }
     )
+
+
+def _parts(
+    keys: Sequence[AttemptKey], rows: Mapping[AttemptKey, str]
+) -> Iterator[Sequence[AttemptKey]]:
+    """One part after the other: a statement holds no more than PART_MAX characters of results, or a
+    single one."""
+    start = size = 0
+    for end, key in enumerate(keys):
+        size += len(rows[key])
+        if size > PART_MAX and end > start:
+            yield keys[start:end]
+            start, size = end, len(rows[key])
+    yield keys[start:]
 
 
 def _array(values: Iterable[object]) -> str:

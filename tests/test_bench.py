@@ -171,6 +171,11 @@ def test_a_report_says_what_was_measured_how_and_what_is_missing(tmp_path: Path)
     assert content["trials"]["one"] == [{"n": 1}, {"n": 2}]
 
 
+def test_long_series_are_kept_as_few_values_in_order():
+    kept = report.thinned({"ms": list(range(1001)), "n": [1, 2], "name": "one"})
+    assert kept == {"ms": list(range(0, 1001, 6)), "n": [1, 2], "name": "one"}
+
+
 def test_the_lock_file_says_what_the_peers_are():
     lock = Path(bench_main.HERE / "requirements.lock")
     assert set(report.locked(lock)) == set(report.PEERS)
