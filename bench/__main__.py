@@ -24,12 +24,14 @@ from bench import (
     durable,
     entries,
     fleet,
+    lanes,
     load,
     memory,
     pipelines,
     report,
     settling,
     waiting,
+    windows,
 )
 from bench.processes import ROOT
 from bench.section import Bench, LeftOutError, Section, Trial
@@ -47,7 +49,7 @@ SECTIONS = {
     module.SECTION.name: module.SECTION
     for module in (
         *(bare, durable, pipelines, backlog, calls, load, cores, fleet, settling),
-        *(entries, waiting, memory),
+        *(lanes, windows, entries, waiting, memory),
     )
 }
 

@@ -40,6 +40,10 @@ def _over_pgledger(settling: Mapping[str, Any]) -> float | None:
     return None if theirs is None else float(settling["settlements_per_s"]) / theirs
 
 
+def _calls_over_starts(row: Mapping[str, Any]) -> float:
+    return float((row["starts"] + row["refused"]) / row["starts"])
+
+
 GOALS = (
     Goal(
         name="backlog: settled tasks/s over bare Celery chains of four/s, best pool",
@@ -100,6 +104,24 @@ GOALS = (
         needs=("fleet",),
         ratio=lambda s: s["fleet"]["growth"],
         most=1.3,
+    ),
+    Goal(
+        name="lanes: p99 of taking one with nothing in flight over 100 ms",
+        needs=("lanes",),
+        ratio=lambda s: s["lanes"]["worst_ms"] / 100,
+        most=1,
+    ),
+    Goal(
+        name="windows: starts over possible starts, 32 agents with a cooldown",
+        needs=("windows",),
+        ratio=lambda s: s["windows"]["rows"]["Clearlane"]["share"],
+        least=0.99,
+    ),
+    Goal(
+        name="windows: calls over those that were not refused",
+        needs=("windows",),
+        ratio=lambda s: _calls_over_starts(s["windows"]["rows"]["Clearlane"]),
+        most=1,
     ),
     Goal(
         name="settlements/s by chunks of 64 over pgledger transfers/s by arrays of 64",

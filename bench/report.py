@@ -20,6 +20,7 @@ from bench.goals import judge
 from bench.section import Figures, Grid, Section, Trial
 
 PACKAGES = ("celery", "kombu", "redis", "hiredis", "psycopg", "sqlalchemy", "aiohttp", "clearlane")
+KEPT_MAX = 200  # values of a series in the JSON
 PEERS = ("dbos", "dramatiq", "orjson", "urllib3")
 
 
@@ -71,7 +72,8 @@ def machine(versions: Mapping[str, str], argv: Sequence[str]) -> dict[str, Any]:
     """Versions, hardware, load, command and date."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(("python -m bench", *argv)),
+        # Where the files were is nobody else's business.
+        "command": " ".join(("python -m bench", *map(os.path.basename, argv))),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -121,7 +123,7 @@ def write(directory: Path, name: str, report: Report) -> list[Path]:
         "goals": [asdict(goal) for goal in judge(figures)],
         "figures": figures,
         "notes": report.notes(),
-        "trials": report.trials,
+        "trials": thinned(report.trials),
     }
     files = {
         directory / f"{name}.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
@@ -130,6 +132,20 @@ def write(directory: Path, name: str, report: Report) -> list[Path]:
     for path, text in files.items():
         path.write_text(text)
     return list(files)
+
+
+def thinned(value: Any) -> Any:
+    """The same with at most `KEPT_MAX` values of each long series, evenly spread over time.
+
+    The figures were computed from all of them; tens of thousands tell a reader nothing more.
+    """
+    match value:
+        case dict():
+            return {key: thinned(item) for key, item in value.items()}
+        case list():
+            step = -(-len(value) // KEPT_MAX) or 1
+            return [thinned(item) for item in value[::step]]
+    return value
 
 
 def markdown(report: Report) -> str:

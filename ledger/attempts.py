@@ -39,6 +39,7 @@ class Claim(NamedTuple):
 
     key: AttemptKey
     alone: bool
+    lane: str
 
 
 class Waiting(NamedTuple):
@@ -69,7 +70,7 @@ def claim(
             query(connection, "claim_lock", {"lock": CLAIM_LOCK})
             rows = query(connection, "claim", values)
         found = rows.fetchall()
-    return [Claim(AttemptKey(str(row.id), row.attempt), row.losses > 0) for row in found]
+    return [Claim(AttemptKey(str(row.id), row.attempt), row.losses > 0, row.lane) for row in found]
 
 
 def next_ready(engine: Engine, now: datetime) -> datetime | None:
@@ -111,7 +112,7 @@ def payloads(
     engine: Engine, tasks: Sequence[str], wanted_at: datetime | None = None
 ) -> dict[str, Json]:
     """The payload of each task; with `wanted_at`, of those alone that have not ended or expired
-    by then."""
+    by then, and were not claimed under a token of their lane that is too old (C6)."""
     with single(engine) as connection:
         rows = query(connection, "payloads", {"ids": list(tasks), "now": wanted_at}).fetchall()
     return {str(row.task): row.payload for row in rows}

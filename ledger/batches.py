@@ -21,6 +21,8 @@ from ledger.errors import NotFound
 from ledger.lanes import Ask, Lane, take_within
 from ledger.model import Json
 
+NOBODY = 0  # the token of whoever says how a batch ended that nobody runs
+
 
 class BatchEnd(StrEnum):
     """How a batch ended; without an end it runs, or its command died."""

@@ -221,6 +221,12 @@ def settle_down(engine: Engine, now: datetime) -> list[Lane]:
     return changed
 
 
+def set_back(engine: Engine, *, ahead_s: float, now: datetime) -> None:
+    """Let no lane wait for the end of a lease that a clock further ahead than this has begun."""
+    with single(engine) as connection:
+        query(connection, "lanes_set_back", {"ahead_s": ahead_s, "now": now})
+
+
 def history(
     engine: Engine, name: str | None = None, *, limit: int = 100, before: int | None = None
 ) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
@@ -32,6 +32,8 @@ from ledger.postings import (
 from ledger.proof import entries
 
 SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+PART_MAX: Final = 4 << 20  # characters of results in one statement
 
 
 def settle(
@@ -73,12 +75,13 @@ def _settle(
                     postings=[postings for _, postings in plan.payments],
                 )
                 page.write(connection)
-                values = {
-                    "rows": f"[{','.join([rows[key].json for key in paid])}]",
-                    "tasks": _array([key.task for key in paid]),
-                    "now": now,
-                }
-                query(connection, "commit_tasks", values)
+                for part in _parts(paid, rows):
+                    values = {
+                        "rows": f"[{','.join([rows[key].json for key in part])}]",
+                        "tasks": _array([key.task for key in part]),
+                        "now": now,
+                    }
+                    query(connection, "commit_tasks", values)
                 notify_ended(connection, [key.task for key in paid])
     return plan.outcomes
 
@@ -184,6 +187,20 @@ def _leaf(page: Page, settlement: Settlement, postings: Sequence[Posting], sha25
         output_sha256=sha256,
         postings=postings,
     )
+
+
+def _parts(
+    keys: Sequence[AttemptKey], rows: Mapping[AttemptKey, _Row]
+) -> Iterator[Sequence[AttemptKey]]:
+    """One part after the other: a statement holds no more than PART_MAX characters of results, or a
+    single one."""
+    start = size = 0
+    for end, key in enumerate(keys):
+        size += len(rows[key].json)
+        if size > PART_MAX and end > start:
+            yield keys[start:end]
+            start, size = end, len(rows[key].json)
+    yield keys[start:]
 
 
 def _array(values: Iterable[object]) -> str:

@@ -129,29 +129,35 @@ def read_table(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Job]:
     return {name: _job(name, entry) for name, entry in given.items()}
 
 
-def _job(name: str, entry: Mapping[str, Any]) -> Job:
+def _job(name: object, entry: object) -> Job:
     place = f"beat_schedule.{name}"
-    if not NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise BadInput(place, "that is no name", "use letters, digits, dots and dashes, 64 at most")
-    for wrong in sorted(set(entry) - KEYS):
+    if not isinstance(entry, Mapping):
+        raise BadInput(place, f"{entry!r} is no job", "use a dict")
+    for wrong in sorted(set(map(str, entry)) - KEYS):
         raise BadInput(f"{place}.{wrong}", "there is no such key", f"use {', '.join(sorted(KEYS))}")
     for missing in sorted(NEEDED - set(entry)):
         raise BadInput(f"{place}.{missing}", "it is missing", "add it")
     schedule = schedule_of(entry["schedule"], f"{place}.schedule")
     expires_s = 2 * schedule.period_s if isinstance(schedule, Every) else CRONTAB_EXPIRES_S
     misfire, bound = _policy(place, entry)
-    if not NAME.fullmatch(str(entry["lane"])):
-        raise BadInput(f"{place}.lane", f"{entry['lane']!r} is no lane", "name one")
+    for key, what in (("lane", "lane"), ("task", "Celery task")):
+        if not isinstance(entry[key], str) or not NAME.fullmatch(entry[key]):
+            raise BadInput(f"{place}.{key}", f"{entry[key]!r} is no {what}", "name one")
+    args = entry.get("args", ())
+    if not isinstance(args, list | tuple):
+        raise BadInput(f"{place}.args", f"{args!r} is no list", "put the arguments into [ ]")
     return Job(
         name=name,
-        task=str(entry["task"]),
+        task=entry["task"],
         schedule=schedule,
         lane=str(entry["lane"]),
         misfire=misfire,
         bound=bound,
         expires_s=_seconds(place, entry, "expires_s", expires_s),
         limit_s=_seconds(place, entry, "limit_s", LIMIT_S),
-        args=tuple(entry.get("args", ())),
+        args=tuple(args),
     )
 
 

@@ -35,9 +35,9 @@ from scheduler.saga import (
     parse_member,
 )
 from scheduler.scripts import Call, queue
+from scheduler.standing import Standing, decode_standings
 
 LEASES = "leases"
-Y_MT, F = 0, 6  # of a row of look.lua: a pool that a bug left half-made lacks one of them
 
 
 class Taken(StrEnum):
@@ -64,6 +64,7 @@ GAP_MS = 250  # between the starts of a lane that was told once to slow down
 GAP_MAX_MS = 60_000
 SAME_MS = 1_000  # what was called before the first word came says the same
 EASE_MS = 10_000  # without another word, before the gap halves
+ARRIVE_MS = 1_000  # a request reaches its agent within that, if no answer says it was sooner
 # A lease between two steps: a message that got lost is missed no later than this, however long
 # the call may take.
 STEP_MAX_MS = 20_000
@@ -84,7 +85,6 @@ AWAY = (
     redis.exceptions.TryAgainError,
 )
 
-Standing = tuple[Pool, Judgement]
 Step = tuple[AttemptKey, SagaState, str, str]
 
 
@@ -125,7 +125,7 @@ class Reservations:
                 pipe.hmget(f"credit:{client}", "reserved_ub", "released_ub")
             _, looked, *held = _execute(pipe)
         return (
-            _standings(agents, looked),
+            decode_standings(agents, looked),
             {
                 client: Credit(reserved_ub=int(row[0] or 0), released_ub=int(row[1] or 0))
                 for client, row in zip(clients, held, strict=True)
@@ -201,24 +201,32 @@ class Reservations:
         """RESERVED to EXECUTING. Returns those that `caller`, and no other, may call.
 
         The same caller may ask again when it did not hear the answer. The lease lasts as long as
-        the call may take.
+        the call may take. An agent's cooldown counts from here (M27).
         """
         calls: list[Call] = [
-            ([f"saga:{member(key)}", LEASES], [member(key), caller, now_ms]) for key in keys
+            ([f"saga:{member(key)}", LEASES], [member(key), caller, now_ms, ARRIVE_MS])
+            for key in keys
         ]
         rows = self._run("begin", calls)
         sagas = [_saga(key, row) for key, row in zip(keys, rows, strict=True)]
         return [saga for saga in sagas if saga is not None]
 
     def answer(self, replies: Mapping[AttemptKey, Reply], now_ms: int) -> list[bool]:
-        """Keep the agent's reply with an EXECUTING attempt; a second reply changes nothing."""
+        """Keep the agent's reply with an EXECUTING attempt; a second reply changes nothing.
+
+        The agent had the call in hand before it answered: a cooldown counts from there, or ends
+        when the agent itself says so (Retry-After).
+        """
         calls: list[Call] = [
             (
                 [f"saga:{member(key)}", LEASES],
-                [member(key), encode_reply(reply), now_ms, STEP_MAX_MS],
+                [
+                    member(key), encode_reply(reply), now_ms, STEP_MAX_MS, _asked_ms(reply),
+                    _in_hand_ms(reply),
+                ],
             )
             for key, reply in replies.items()
-        ]
+        ]  # fmt: skip
         return [bool(done) for done in self._run("answer", calls)]
 
     def begin_judging(self, keys: Sequence[AttemptKey]) -> list[bool]:
@@ -247,7 +255,7 @@ class Reservations:
             queue(pipe, "advance", calls)
             queue(pipe, "look", [([f"pool:{agent}"], []) for agent in agents])
             _, decided, _, rows = _execute(pipe)
-        return [bool(done) for done in decided], _standings(agents, rows)
+        return [bool(done) for done in decided], decode_standings(agents, rows)
 
     def give_up(self, sagas: Sequence[Saga], verdict: Verdict) -> list[bool]:
         """RESERVED or EXECUTING to FAILED, for those that still stand as they were read."""
@@ -371,40 +379,18 @@ def _lease_ms(until_ms: int, now_ms: int) -> int:
     return min(until_ms, now_ms + STEP_MAX_MS)
 
 
+def _asked_ms(reply: Reply) -> int | str:
+    return "" if reply.retry_after_s is None else int(reply.retry_after_s * 1000)
+
+
+def _in_hand_ms(reply: Reply) -> int:
+    """How long ago its agent had the call in hand at the latest."""
+    return max(0, int(reply.latency_s * 1000) - ARRIVE_MS)
+
+
 def _saga(key: AttemptKey, row: Sequence[str]) -> Saga | None:
     return decode_saga(key, dict(zip(row[::2], row[1::2], strict=True)))
 
 
 def _keys(agent: str, key: AttemptKey, client: str) -> list[str]:
     return [f"pool:{agent}", f"saga:{member(key)}", f"credit:{client}", LEASES]
-
-
-def _standings(agents: Sequence[str], rows: Sequence[Any]) -> dict[str, Standing]:
-    return {
-        agent: _standing(row)
-        for agent, row in zip(agents, rows, strict=True)
-        if row[Y_MT] is not None and row[F] is not None
-    }
-
-
-def _standing(row: Sequence[str | None]) -> Standing:
-    y_mt, refilled, in_flight, available, action, y_max_mt, f, s, judged, samples, version = (
-        value or "0" for value in row
-    )
-    return (
-        Pool(
-            y_mt=int(y_mt),
-            refilled_at_ms=int(refilled),
-            in_flight=int(in_flight),
-            next_available_ms=int(available),
-            last_action_ms=int(action),
-            y_max_mt=int(y_max_mt),
-        ),
-        Judgement(
-            f=float(f),
-            s=float(s),
-            judged_at_ms=int(judged),
-            samples=int(samples),
-            version=int(version),
-        ),
-    )

@@ -125,7 +125,7 @@ class AgentClient:
             agent.url, data=body, headers=headers, allow_redirects=False
         ) as response:
             if response.status // 100 != SUCCESS:
-                return await _declined(response)
+                return await _declined(response, max(RETRY_AFTER_MAX_S, agent.cooldown_s))
             answer = await _read(response)
         if len(answer) < OFF_LOOP:
             output = _output(agent.kind, answer)
@@ -187,10 +187,10 @@ def _garbage(reason: str) -> BadInput:
     return BadInput("answer", reason, "answer as the agent's kind promises")
 
 
-async def _declined(response: aiohttp.ClientResponse) -> Reply:
+async def _declined(response: aiohttp.ClientResponse, rest_max_s: float) -> Reply:
     """What a status other than 2xx means."""
     if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-        wait_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
+        wait_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC), rest_max_s)
         reply = _failed(Outcome.RATE_LIMITED, await _explanation(response))
         return replace(reply, retry_after_s=wait_s)
     match response.status // 100:
@@ -215,19 +215,22 @@ async def _explanation(response: aiohttp.ClientResponse) -> str:
     return f"HTTP {response.status}: {words}" if words else f"HTTP {response.status}"
 
 
-def retry_after_s(value: str | None, now: datetime) -> float | None:
-    """Seconds to wait by a Retry-After header (seconds or HTTP date), capped; None if unclear."""
+def retry_after_s(
+    value: str | None, now: datetime, most_s: float = RETRY_AFTER_MAX_S
+) -> float | None:
+    """Seconds to wait by a Retry-After header (seconds or HTTP date), at most `most_s`; None if
+    unclear."""
     if value is None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text), RETRY_AFTER_MAX_S)
+        return min(float(text), most_s)
     try:
         until = parsedate_to_datetime(text)
         wait_s = (until.replace(tzinfo=until.tzinfo or UTC) - now).total_seconds()
     except (ValueError, TypeError, LookupError, OverflowError):
         return None
-    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
+    return min(max(wait_s, 0.0), most_s)
 
 
 def _broken(error: BaseException) -> Reply:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ledger.model import Agent, AttemptKey, Json
 
-RETRY_AFTER_MAX_S = 3600.0  # an agent may ask to be left alone this long
+RETRY_AFTER_MAX_S = 3600.0  # an agent may ask to be left alone this long, or its cooldown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

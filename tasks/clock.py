@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from ledger import attempts
-from scheduler.reservations import Standing
+from ledger import attempts, lanes
 from scheduler.router import PAUSE_MAX_MS
+from scheduler.standing import Standing
 from tasks.call import RETRY_AFTER_MAX_S
 from tasks.context import Context, current
 from tasks.patience import patient
@@ -44,6 +44,7 @@ def _clock(context: Context) -> None:
         margin_s=2 * context.lease_margin_s,
         now=context.now(),
     )
+    lanes.set_back(context.engine, ahead_s=DOUBT_MS / 1000, now=context.now())
 
 
 def _is_ahead(standing: Standing, cooldown_s: float, now_ms: int) -> bool:

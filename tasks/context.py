@@ -86,9 +86,16 @@ class Context:
         return ahead_s + time.clock_gettime(STEADY)
 
     def _read_clock(self) -> float:
-        ahead_s = server_time(self.engine).timestamp() - time.clock_gettime(STEADY)
-        self._server_ahead_s = ahead_s
-        return ahead_s
+        """How far the server is ahead of STEADY, never too much: the answer was on its way.
+
+        A slow answer says little. What was known stays as far as this one does not contradict it.
+        """
+        asked_s = time.clock_gettime(STEADY)
+        server_s = server_time(self.engine).timestamp()
+        least_s = server_s - time.clock_gettime(STEADY)
+        known_s = least_s if self._server_ahead_s is None else self._server_ahead_s
+        self._server_ahead_s = max(least_s, min(known_s, server_s - asked_s))
+        return self._server_ahead_s
 
     @property
     def hooks(self) -> Hooks:

@@ -1,16 +1,18 @@
 """`cron.fire` and `cron.reconcile`: what is due is recorded and run, once, in order, in its lane.
 
 A message is a hint that a job may be due; when it is, the table and PostgreSQL's clock decide. Each
-lane with something to do has a thread of its own in this process, so that a job that takes long, or
-hangs, holds up its own lane alone. Row M01.
+lane with something to do has threads of its own in this process, so that a job that takes long, or
+hangs, holds up its own lane alone, and that until its limit. Row M01.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
+from contextvars import ContextVar
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from celery import Celery, current_app, shared_task
@@ -18,6 +20,7 @@ from celery import Celery, current_app, shared_task
 import beat_schedule
 from ledger import cron, lanes
 from ledger.cron import DOUBT_S, Run, Slot
+from ledger.errors import BadInput, ClearlaneError
 from scheduler.jobs import Job, plan, read_table
 from tasks.context import Context, current
 from tasks.patience import patient
@@ -30,10 +33,39 @@ STOP_S: Final = 10.0  # for runs in progress when the process ends
 log = structlog.get_logger()
 
 
+_added: dict[str, Job] = {}
+
+
 @cache
 def table() -> dict[str, Job]:
-    """The cron table by name. Raises BadInput."""
-    return read_table(beat_schedule.beat_schedule)
+    """The cron table by name: ours, and what the installation has added. Raises BadInput."""
+    return read_table(beat_schedule.beat_schedule) | _added
+
+
+def add_jobs(jobs: Mapping[str, Job]) -> None:
+    """Make these the jobs that the installation has added. Raises BadInput for a name of ours."""
+    for name in beat_schedule.beat_schedule:
+        if name in jobs:
+            place = f"beat_schedule.{name}"
+            raise BadInput(place, "a job of Clearlane has this name", "choose another")
+    _added.clear()
+    _added.update(jobs)
+    table.cache_clear()
+
+
+class Turn(NamedTuple):
+    """A job, and the run of it that goes on."""
+
+    job: Job
+    run: Run
+
+
+_turn: ContextVar[Turn | None] = ContextVar("turn", default=None)
+
+
+def turn() -> Turn | None:
+    """What runs in this thread, for its task; None for a task that a message has called."""
+    return _turn.get()
 
 
 @shared_task(name=FIRE)
@@ -74,77 +106,73 @@ def tidy() -> None:
     cron.tidy(context.engine, jobs=jobs, often=often, now=context.now())
 
 
-class _Worker(threading.Thread):
-    """Works off one lane. `since`: when its run began, on the clock that never jumps."""
-
-    def __init__(self, context: Context, lane: str, app: Celery) -> None:
-        super().__init__(name=f"cron-{lane}", daemon=True)
-        self.lane = lane
-        self.again = True
-        self.until: float | None = None
-        self._context = context
-        self._app = app
-
-    def overdue(self) -> bool:
-        """Whether its run takes longer than it may: somebody else has to go on."""
-        return self.until is not None and time.monotonic() > self.until
-
-    def run(self) -> None:
-        """Look until nobody has asked to look again."""
-        while _goes_on(self):
-            try:
-                self._look()
-            except Exception as error:
-                log.error("cron lane not worked off", lane=self.lane, reason=str(error))
-
-    def _look(self) -> None:
-        while not _stopping.is_set():
-            found = begin_next(self._context, self.lane)
-            if found is None:
-                return
-            job, run = found
-            self.until = time.monotonic() + job.limit_s
-            carry_out(self._context, self._app, job, run)
-            self.until = None
-            if _workers.get(self.lane) is not self:
-                return
-
-
-_workers: dict[str, _Worker] = {}
+_looking: dict[str, bool] = {}  # lanes that a thread looks at; whether to look again
+_threads: set[threading.Thread] = set()
 _guard = threading.Lock()
 _stopping = threading.Event()
 
 
 def wake(context: Context, lane: str) -> None:
-    """Have a lane looked at, in a thread; one that is at work looks again when it is done."""
+    """Have a lane looked at, in a thread; one that looks just now looks again."""
+    app = current_app._get_current_object()
     with _guard:
-        found = _workers.get(lane)
-        if found is not None and not found.overdue():
-            found.again = True
+        if lane in _looking:
+            _looking[lane] = True
             return
-        app = current_app._get_current_object()
-        made = _workers[lane] = _Worker(context, lane, app)
-    made.start()
+        _looking[lane] = False
+        made = threading.Thread(
+            target=_work, args=(context, lane, app), name=f"cron-{lane}", daemon=True
+        )
+        _threads.add(made)
+    try:
+        made.start()
+    except RuntimeError:  # no more threads: the next hint tries again
+        with _guard:
+            _threads.discard(made)
+            del _looking[lane]
+        raise
 
 
-def _goes_on(worker: _Worker) -> bool:
-    """Whether to look, again; else it is no longer the lane's worker."""
-    with _guard:
-        if _workers.get(worker.lane) is not worker:
-            return False
-        if not worker.again or _stopping.is_set():
-            del _workers[worker.lane]
-            return False
-        worker.again = False
-        return True
+def _work(context: Context, lane: str, app: Celery) -> None:
+    """Look until there is something to run, or nobody has asked to look again. While it runs,
+    others look: slots are recorded, and a run that outlasts its limit holds nobody up."""
+    try:
+        while (found := _look(context, lane)) is not None:
+            carry_out(context, app, *found)
+            with _guard:
+                if lane in _looking:
+                    _looking[lane] = True
+                    return
+                _looking[lane] = False
+    except Exception as error:
+        log.error("cron lane not worked off", lane=lane, reason=str(error))
+    finally:
+        with _guard:
+            _threads.discard(threading.current_thread())
+
+
+def _look(context: Context, lane: str) -> tuple[Job, Run] | None:
+    """A run that has begun; None if there is none. Either way the lane is free to be looked at."""
+    while True:
+        found = None
+        try:
+            if not _stopping.is_set():
+                found = begin_next(context, lane)
+        except Exception as error:
+            log.error("cron lane not looked at", lane=lane, reason=str(error))
+        with _guard:
+            if found is not None or not _looking[lane] or _stopping.is_set():
+                del _looking[lane]
+                return found
+            _looking[lane] = False
 
 
 def finish_jobs() -> None:
     """Begin no more runs and wait a while for those in progress; the process ends."""
     _stopping.set()
     deadline = time.monotonic() + STOP_S
-    for worker in list(_workers.values()):
-        worker.join(max(0.0, deadline - time.monotonic()))
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @patient
@@ -193,9 +221,11 @@ def carry_out(context: Context, app: Celery, job: Job, run: Run) -> None:
     else:
         told = {"job": job.name, "slot": run.slot.isoformat()}
         structlog.contextvars.bind_contextvars(**told)
+        mark = _turn.set(Turn(job, run))
         # As Celery would, with its signals, which measure it; errors are logged there.
         result = task.apply(args=job.args, headers=told)
         failed = None if result.successful() else _words(result.result)
+        _turn.reset(mark)
         structlog.contextvars.clear_contextvars()
     if failed is not None:
         log.error("cron job failed", job=job.name, slot=run.slot.isoformat(), reason=failed)
@@ -209,4 +239,6 @@ def _ended(context: Context, run: Run, failed: str | None) -> bool:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, ClearlaneError):  # which says itself what is wrong
+        return printable(str(error), REASON_MAX)
     return printable(f"{type(error).__name__}: {error}", REASON_MAX)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from celery import shared_task
 
 from ledger import attempts
-from ledger.model import AttemptKey, Reply, SagaState
+from ledger.attempts import Waiting
+from ledger.model import AttemptKey, Reply, SagaState, Wait
 from tasks.call import Call
 from tasks.context import Context, current
 from tasks.messages import EXECUTE, VALIDATE, received, send
@@ -28,9 +29,11 @@ _calls: list[Calls] = []
 @shared_task(name=EXECUTE)
 def execute(message: Any) -> None:
     """Start the calls of a chunk; `forward` follows as they finish."""
-    calls = _begin(current(), received(EXECUTE, message), caller=uuid.uuid4().hex)
+    keys = received(EXECUTE, message)
+    loop = _loop()  # which may take a while the first time: nobody's call waits for it
+    calls = _begin(current(), keys, caller=uuid.uuid4().hex)
     if calls:
-        _loop().start(calls)
+        loop.start(calls)
 
 
 @patient
@@ -59,7 +62,8 @@ def _begin(context: Context, keys: Sequence[AttemptKey], *, caller: str) -> list
 
 
 def _let_go(context: Context, keys: Sequence[AttemptKey]) -> None:
-    """Release attempts whose tasks ended or expired while they waited: no agent works for nothing.
+    """Release attempts whose tasks ended or expired while they waited, or whose lane is another's
+    by now: no agent works for nothing, and none is called in somebody else's time (C6).
 
     One that is being called keeps what it holds: its agent is at work.
     """
@@ -67,6 +71,9 @@ def _let_go(context: Context, keys: Sequence[AttemptKey]) -> None:
     idle = [saga for saga in found if saga is not None and saga.state is SagaState.RESERVED]
     if idle:
         context.reservations.release(idle, settled=False)
+        now_ms = context.now_ms()
+        waiting = [Waiting(saga.work.key, Wait.LANE, now_ms) for saga in idle]
+        attempts.put_back(context.engine, waiting)
 
 
 @patient

@@ -19,10 +19,11 @@ from ledger.attempts import Waiting
 from ledger.model import Agent, AttemptKey, Wait, Work
 from ledger.registry import Registry
 from scheduler.pool import MT
-from scheduler.reservations import GAP_MS, Credit, Standing, Taken
+from scheduler.reservations import GAP_MS, Credit, Taken
 from scheduler.router import CAPACITY_MS, Board, NoSeat, Quote, Seat, plan
 from scheduler.shortlist import Shortlist
 from scheduler.snapshot import decode_snapshot
+from scheduler.standing import Standing
 from tasks.context import Context, current
 from tasks.messages import EXECUTE, RESERVE, received, send
 from tasks.patience import patient

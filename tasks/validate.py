@@ -20,8 +20,8 @@ from ledger.model import LANE_DEFAULT, AttemptKey, Family, Json, Outcome, Reply,
 from ledger.registry import Registry
 from scheduler.hooks import Hooks
 from scheduler.judgement import Adjustment, Judgement, adjust
-from scheduler.reservations import Standing
 from scheduler.saga import Penalty, Saga
+from scheduler.standing import Standing
 from tasks.apart import apart
 from tasks.context import Context, current
 from tasks.messages import ABORT, COMMIT, VALIDATE, received, send
@@ -29,7 +29,7 @@ from tasks.patience import patient
 from tasks.verdict import judge, reads_payload
 
 JUDGE_ROUNDS_MAX = 5  # tries against another worker that judges the same agent
-REST_DEFAULT_S = 1.0  # after a 429 that does not say how long
+REST_MIN_S = 1.0  # after a 429 that does not say how long, or says 0: it counts in whole seconds
 
 DEADLY = "its validator ended the process, or had to be ended with it"
 _deadly: set[str] = set()  # validators that ended a process, as this one has seen
@@ -168,7 +168,7 @@ def _rest(context: Context, fresh: Sequence[Judged]) -> None:
     until_ms: dict[str, int] = {}
     for saga, reply, _ in fresh:
         if reply.outcome is Outcome.RATE_LIMITED:
-            wait_s = REST_DEFAULT_S if reply.retry_after_s is None else reply.retry_after_s
+            wait_s = max(REST_MIN_S, reply.retry_after_s or 0.0)
             until_ms[saga.agent] = max(until_ms.get(saga.agent, 0), now_ms + int(wait_s * 1000))
     if not until_ms:
         return

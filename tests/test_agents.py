@@ -344,6 +344,8 @@ def test_rate_limit_in_seconds_and_as_a_date() -> None:
     assert reply.outcome is Outcome.RATE_LIMITED
     assert reply.retry_after_s == pytest.approx(1000, abs=LONG_S)
     assert call(answering("", status=429)).retry_after_s is None
+    long = call(answering("", status=429, Retry_After="7000"), cooldown_s=7200.0)
+    assert long.retry_after_s == 7000.0, "an hour at most would end before its cooldown"
 
 
 @pytest.mark.parametrize(

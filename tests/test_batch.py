@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
+import psycopg
 import pytest
 
 from ledger import batches, intake, lanes
@@ -120,8 +121,16 @@ class Mint:
 
     def states(self, mark: str) -> Counter[str]:
         """How many tasks of a file there are in each state."""
-        rows = intake.task_list(self.stack.context.engine, client=CLIENT, limit=10_000)
-        return Counter(row["state"] for row in rows if row["type"] == mark)
+        found = "SELECT state, count(*) FROM task WHERE type = %s GROUP BY state"
+        return Counter(dict(self.rows(found, mark)))
+
+    def await_committed(self, mark: str, count: int) -> None:
+        await_true(f"{count} are done", lambda: self.states(mark)["COMMITTED"] >= count, 120)
+
+    def rows(self, query: LiteralString, mark: str) -> list[tuple[Any, ...]]:
+        """What PostgreSQL says of the tasks of a file."""
+        with psycopg.connect(self.stack.addresses["database_url"]) as connection:
+            return connection.execute(query, (mark,)).fetchall()
 
     def expire(self) -> None:
         """The lease of a holder who is gone has ended long ago."""
@@ -182,6 +191,7 @@ def test_every_item_is_done_once_and_the_lane_comes_back(mint: Mint) -> None:
     rest = mint(*mint.run(more, "--rate", "50/s"))
     assert rest.code == 0, rest.err
     assert (rest.json["before"], rest.json["done"]) == (300, 310)
+    assert rest.json["elapsed_s"] >= 0.1, "the second five of ten items come a tenth of a second on"
     assert mint.states("echo") == {"COMMITTED": 310}
     mint.stack.check()
 
@@ -235,6 +245,72 @@ def test_killed_command_and_worker(mint: Mint) -> None:
     mint.stack.check()
 
 
+def test_who_stops_while_the_lane_drains_has_done_nothing(mint: Mint) -> None:
+    file = mint.file("drain.jsonl", lines("drain", 5))
+    words = ("--family", "gate", "--payload", "1", "--lane", LANE, "--count", "4")
+    assert mint("submit", "--client", CLIENT, *words).code == 0
+    await_true("calls are out", lambda: mint.gate.waiting == 4)
+    with mint.started(*mint.run(file)) as process:
+        assert process.stderr is not None
+        assert "waiting for 4 tasks in flight in lane mint" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=100)
+    number = mint.newest().id
+    assert (process.returncode, out) == (130, "")
+    assert f"lane mint was given back before batch {number} did anything" in err
+    late = mint("batch", "resume", str(number), "--timeout", "0.1")
+    assert late.code == 5
+    assert "mint has not drained within 0.1 s: 4 tasks" in late.err
+    assert mint.lane().mode is Mode.CRON
+    assert (mint.states("drain"), mint.newest().state) == ({}, "stopped")
+    mint.gate.release(GOOD)
+    said = mint("batch", "resume", str(number), "--json")
+    assert said.code == 0, said.err
+    assert mint.states("drain") == {"COMMITTED": 5}
+
+
+MANY = 10_000
+ONCE = """
+SELECT count(DISTINCT b.payload::text), count(*) FILTER (WHERE s.settled = 1), count(*)
+FROM task t JOIN task_body b ON b.task = t.id CROSS JOIN LATERAL (
+    SELECT count(*) AS settled FROM ledger_transaction x WHERE x.kind = 'settle' AND x.task = t.id
+) s
+WHERE t.type = %s
+"""
+PAID = """
+SELECT count(*) FROM posting p JOIN ledger_transaction x ON x.id = p.transaction
+JOIN task t ON t.id = x.task
+WHERE p.account = 'client:T' AND t.type = %s
+"""
+
+
+def test_ten_thousand_items_survive_their_command_and_two_workers(mint: Mint) -> None:
+    """Submitted slowly, so that much is left when somebody dies, however slow the machine is."""
+    file = mint.file("many.jsonl", lines("many", MANY, "echo"))
+    with mint.started(*mint.run(file, "--rate", "500/s")) as process:
+        mint.await_committed("many", 200)
+        process.kill()
+        process.wait()
+    assert sum(mint.states("many").values()) < MANY, "it died before it had submitted all"
+    number = mint.newest().id
+    mint.expire()
+    before = mint.stack.pids()
+    resume = ("batch", "resume", str(number), "--rate", "1000/s", "--as", "alice", "--json")
+    with mint.started(*resume) as process:
+        for name, done in {"execute1": 2_000, "commit1": 4_000}.items():
+            mint.await_committed("many", done)
+            os.kill(before[name], signal.SIGKILL)
+        assert mint.states("many")["COMMITTED"] < MANY
+        out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    found = json.loads(out)
+    assert (found["batch"], found["done"], found["failed"], found["left"]) == (number, MANY, 0, 0)
+    assert found["before"] >= 200
+    assert mint.rows(ONCE, "many") == [(MANY, MANY, MANY)], "each item is settled exactly once"
+    assert mint.rows(PAID, "many") == [(MANY,)], "and paid exactly once"
+    mint.stack.check()
+
+
 def test_ctrl_c_drains_and_the_batch_goes_on_later(mint: Mint) -> None:
     file = mint.file("stop.jsonl", lines("stop", 40))
     with mint.started(*mint.run(file)) as process:
@@ -245,6 +321,7 @@ def test_ctrl_c_drains_and_the_batch_goes_on_later(mint: Mint) -> None:
         mint.gate.release(GOOD)
         out, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
+    assert "stopping: 8 in flight are waited for; Ctrl-C again" in err
     found = json.loads(out)
     assert found["state"] == "stopped"
     assert 8 <= found["done"] < 40
@@ -286,7 +363,7 @@ def test_ctrl_c_twice_fences_what_runs(mint: Mint) -> None:
 
 def test_a_lost_lane_ends_the_batch_at_once(mint: Mint) -> None:
     file = mint.file("lost.jsonl", lines("lost", 40))
-    with mint.started(*mint.run(file, "--rate", "8/s")) as process:
+    with mint.started(*mint.run(file, "--rate", "30/m")) as process:
         await_true("calls are out", lambda: mint.gate.waiting > 0)
         assert mint("lanes", "release", LANE, "--as", "alice").code == 0
         out, err = process.communicate(timeout=100)

@@ -71,11 +71,18 @@ def test_how_a_batch_ends_is_said_by_who_ran_it_last(engine: Engine, now: dateti
     ask = Ask(principal="bob", reason="again", serves=number)
     again = batches.again(engine, number, ask, "/elsewhere", now)
     batches.end(engine, number, lane.token, BatchEnd.LOST, now)
+    batches.end(engine, number, batches.NOBODY, BatchEnd.DONE, now)
     kept = batches.batch(engine, number)
     assert (kept.state, kept.principal, kept.file) == ("running", "bob", "/elsewhere")
     batches.end(engine, number, again.token, BatchEnd.DONE, now)
     batches.end(engine, number, again.token, BatchEnd.STOPPED, now)
     assert batches.batch(engine, number).state == "done"
+    lanes.release(engine, "default", again.token, now)
+    died, lane = batches.begin(engine, wanted(), 30, now)
+    lanes.release(engine, "default", lane.token, now)
+    assert batches.batch(engine, died).state == "died"
+    batches.end(engine, died, batches.NOBODY, BatchEnd.DONE, now)
+    assert batches.batch(engine, died).state == "done"
     with pytest.raises(NotFound, match="batch: 9999 is not known"):
         batches.again(engine, 9999, ask, "/elsewhere", now)
 
@@ -166,7 +173,7 @@ def _asked(text: str) -> float | None:
 
 def test_progress_counts_what_this_run_did() -> None:
     seen = Progress(
-        items=100, submitted=100, before=20, done=38, failed=2, in_flight=8,
+        items=100, before=20, done=38, failed=2, in_flight=8,
         spent_ub=1_500_000, budget_ub=2_000_000, elapsed_s=10.0,
     )  # fmt: skip
     assert (seen.ended, seen.rate_per_s, seen.eta_s) == (40, 2.0, 30.0)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import __main__ as bench_main
-from bench import agent, backlog, cost, report, stats
+from bench import agent, backlog, cost, report, stats, windows
 from bench.goals import GOALS, judge
 from bench.section import Bench, Grid, LeftOutError, Section
 
@@ -77,6 +77,22 @@ def test_the_agent_answers_each_whole_request_once():
     whole += b"c"
     assert agent.requests_in(whole) == 1
     assert not whole
+
+
+def test_a_window_is_used_for_a_cooldown_from_each_start():
+    found = windows.used([[9.0, 19.5, 30.0], [11.0]], 10.0, 30.0, 10.0)
+    # The first agent stood still from 19.0 to 19.5 and from 29.5, the second to 11 and from 21.
+    assert found["share"] == pytest.approx((19.0 + 10.0) / 40.0)
+    assert found["starts"] == 2
+    assert found["late_ms"] == pytest.approx([500.0])
+
+
+def test_what_a_window_loses_has_three_parts():
+    accepted, opened = [10.010, 20.070], {10_000: 20_020, 20_050: 30_080}
+    (found,) = windows.parts(accepted, opened, 10.0)
+    assert found == pytest.approx({"answer": 10.0, "turn": 30.0, "call": 20.0, "at": 20.070})
+    late_ms = windows.used([accepted], 0.0, 30.0, 10.0)["late_ms"]
+    assert late_ms == pytest.approx([found["answer"] + found["turn"] + found["call"]])
 
 
 def _figures(**changes: Any) -> dict[str, Any]:
@@ -153,6 +169,11 @@ def test_a_report_says_what_was_measured_how_and_what_is_missing(tmp_path: Path)
     content = json.loads(data.read_text())
     assert content["figures"] == {"one": {"n": 3}}
     assert content["trials"]["one"] == [{"n": 1}, {"n": 2}]
+
+
+def test_long_series_are_kept_as_few_values_in_order():
+    kept = report.thinned({"ms": list(range(1001)), "n": [1, 2], "name": "one"})
+    assert kept == {"ms": list(range(0, 1001, 6)), "n": [1, 2], "name": "one"}
 
 
 def test_the_lock_file_says_what_the_peers_are():

@@ -44,6 +44,7 @@ ELSEWHERE = {
     "doctor": "tests/test_doctor.py",
     "batch run": "tests/test_batch.py: it waits until the items have ended",
     "batch resume": "tests/test_batch.py",
+    "cron run": "tests/test_cron_stack.py: it waits until the job has ended",
 }
 """Commands whose --json is tested there."""
 
@@ -132,6 +133,7 @@ def needed(name: str, task: str = "0" * 32) -> list[str]:
         "LANE": "default",
         "NUMBER": "1",
         "TASK_ID": task,
+        "JOB": "sweep",
         "AGENT": "A",
         "NAME": "client:R",
         "TOKEN_ID": task,

@@ -89,7 +89,7 @@ def test_what_waited_too_long_for_its_turn_follows_the_policy() -> None:
 
 @pytest.mark.parametrize("misfire", ["skip", "coalesce", "catch_up"])
 def test_a_lane_that_is_held_never_ends_in_a_stampede(misfire: str) -> None:
-    bound = {"bound": 3} if misfire == "catch_up" else {}
+    bound: dict[str, Any] = {"bound": 3} if misfire == "catch_up" else {}
     found = job(misfire=misfire, **bound)
     waiting: tuple[float, ...] = ()
     for now in range(10, 500, 10):
@@ -121,7 +121,7 @@ def test_whatever_happens_each_slot_ends_once(
     misfire: Misfire, bound: int, expires_s: float, looks: list[tuple[float, bool, bool]]
 ) -> None:
     """Looks at any time, the lane held or not, a run begun or not: each slot gets one end."""
-    given = {"bound": bound} if misfire is Misfire.CATCH_UP else {}
+    given: dict[str, Any] = {"bound": bound} if misfire is Misfire.CATCH_UP else {}
     found = job(misfire=str(misfire), expires_s=expires_s, **given)
     ends: dict[datetime, str] = {}
     waiting: list[datetime] = []
@@ -213,7 +213,7 @@ class Bench:
 
     def look(self, lane: str = "default", runs: int = 1000) -> list[Run]:
         """What a lane's thread does: everything that is due, or so many runs of it."""
-        found = []
+        found: list[Run] = []
         while len(found) < runs and (begun := cron_tasks.begin_next(self.context, lane)):
             cron_tasks.carry_out(self.context, self.app, *begun)
             found.append(begun[1])
@@ -528,14 +528,14 @@ def test_a_hung_job_holds_up_neither_other_lanes_nor_its_own_for_ever(bench: Ben
         assert bench.states("hang") == {10: "failed"}
     finally:
         release.set()
-    await_true("no thread is left", lambda: not cron_tasks._workers)
+    await_true("no thread is left", lambda: not cron_tasks._threads)
 
 
 @pytest.mark.parametrize("message", ["nobody", None, 7, ["tick"], {"a": 1}])
 def test_a_hint_may_hold_anything(bench: Bench, message: object) -> None:
     bench.table(tick=entry())
     cron_tasks.fire(message)
-    assert not cron_tasks._workers
+    assert not cron_tasks._threads
 
 
 def test_system_jobs_are_in_the_same_table() -> None:

@@ -291,7 +291,7 @@ def test_a_task_names_its_lane(gateway: Gateway) -> None:
     assert made.status == 201
     shown = gateway.ask("GET", f"/v1/tasks/{made.body['task']}").body
     assert (shown["lane"], shown["batch"]) == ("default", None)
-    refused(gateway.submit(task(lane="nowhere")), 404, "lane")
+    assert "see /v1/lanes" in refused(gateway.submit(task(lane="nowhere")), 404, "lane")
     refused(gateway.submit(task(lane="no where")), 422, "lane")
 
 

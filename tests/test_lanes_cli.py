@@ -85,8 +85,8 @@ def asked(**values: Any) -> Ask:
 
 
 def in_redis(context: Context) -> int:
-    found = context.reservations._redis.get("lane:default")
-    return int(found or 0)
+    found = context.reservations._redis.hget("lane:default", "token")
+    return int(str(found or 0))
 
 
 def test_a_lane_is_locked_listed_and_released(program: Program) -> None:

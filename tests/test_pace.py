@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from ledger.attempts import Claim
 from ledger.model import AttemptKey
 from scheduler.pool import MT, Pool
 from scheduler.reservations import (
@@ -21,7 +22,7 @@ from scheduler.reservations import (
 from tasks.context import Context
 from tests.makers import agent, install, work
 from tests.test_reservations import NOW_MS, quote, reserve
-from workers.dispatcher import Dispatcher, seats
+from workers.dispatcher import HOLD_AGE_S, Dispatcher, seats
 
 MINT = {"lane": "mint"}
 
@@ -121,6 +122,28 @@ def test_the_dispatcher_wakes_when_the_earliest_window_opens(
     loop._refresh_hold()
     assert loop._hold == {"mint": 1}
     assert loop._pause_s(now) == pytest.approx(0.4)
+    # The start that was given away does not come back when its task ends.
+    loop._spend([Claim(AttemptKey("t", 1), alone=False, lane="mint")])
+    assert loop._hold == {"mint": 0}
+
+
+def test_the_dispatcher_looks_again_while_an_agent_is_called(
+    engine: Engine, reservations: Reservations, now: datetime
+) -> None:
+    """When it may be called again is known only when it answers."""
+    cool = agent("A", cooldown_s=600.0, lane="mint")
+    install(engine, now, agents=[cool, agent("B", lane="mint2")])
+    now_ms = int(now.timestamp() * 1000)
+    context = Context(
+        engine=engine, reservations=reservations, lease_margin_s=1.0, clock=now.timestamp
+    )
+    reservations.seed([cool], {}, now_ms)
+    pool = reservations.look(["A"])[0]["A"][0]
+    planned = quote(cool, pool, AttemptKey("t1", 1), now_ms=now_ms)
+    assert reserve(reservations, planned, now_ms=now_ms) == [Taken.OK]
+    loop = Dispatcher(context, lambda: 0)
+    assert loop._count(context.registry())["mint"] == 0
+    assert loop._pause_s(now) == pytest.approx(HOLD_AGE_S)
 
 
 def test_the_dispatcher_gives_a_slow_lane_one_task_at_a_time(

@@ -19,7 +19,7 @@ from ledger.errors import ClearlaneError
 from ledger.model import Agent, AttemptKey, Outcome, Reply, SagaState, Verdict
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, gives_back, refill_mt
-from scheduler.reservations import STEP_MAX_MS, Credit, Reservations, Taken, connect
+from scheduler.reservations import ARRIVE_MS, STEP_MAX_MS, Credit, Reservations, Taken, connect
 from scheduler.router import Quote
 from scheduler.saga import Penalty, Saga
 from tests.makers import agent, work
@@ -380,13 +380,80 @@ def test_an_agent_rests_until_the_latest_instant(reservations: Reservations) -> 
     assert reservations.look(["nobody"])[0] == {}
 
 
-def test_a_cooldown_keeps_the_next_one_out(reservations: Reservations) -> None:
-    slow = agent(cooldown_s=2.0)
-    fresh = seeded(reservations, slow)
-    second = quote(slow, fresh, AttemptKey("t2", 1), y_seen_mt=900 * MT)
-    assert reserve(reservations, quote(slow, fresh), second) == [Taken.OK, Taken.MOVED]
-    assert pool(reservations).next_available_ms == NOW_MS + 2_000
-    assert reserve(reservations, second, now_ms=NOW_MS + 2_000) == [Taken.OK]
+COOL = agent(cooldown_s=60.0)
+COOL_MS = 60_000
+
+
+def opens_ms(at: Reservations) -> int:
+    return pool(at).next_available_ms - NOW_MS
+
+
+def test_a_window_stays_shut_until_it_is_known_when_the_agent_was_called(
+    reservations: Reservations,
+) -> None:
+    fresh = seeded(reservations, COOL)
+    second = quote(COOL, fresh, AttemptKey("t2", 1), y_seen_mt=900 * MT)
+    assert reserve(reservations, quote(COOL, fresh), second) == [Taken.OK, Taken.MOVED]
+    assert opens_ms(reservations) == LEASE_MS + COOL_MS
+    reservations.begin([KEY], "first", NOW_MS + 3_000)
+    assert opens_ms(reservations) == 3_000 + ARRIVE_MS + COOL_MS
+    reservations.begin([KEY], "second", NOW_MS + 4_000)  # nobody's call
+    reservations.answer({KEY: REPLY}, NOW_MS + 3_200)
+    assert opens_ms(reservations) == 3_200 + COOL_MS
+    reservations.answer({KEY: REPLY}, NOW_MS + 9_000)  # a second answer
+    reservations.release([saga(reservations)], settled=True)
+    opens = NOW_MS + opens_ms(reservations)
+    assert opens == NOW_MS + 3_200 + COOL_MS
+    assert reserve(reservations, second, now_ms=opens - 1) == [Taken.MOVED]
+    assert reserve(reservations, second, now_ms=opens) == [Taken.OK]
+
+
+def test_a_long_call_does_not_lengthen_the_cooldown(reservations: Reservations) -> None:
+    reserve(reservations, quote(COOL, seeded(reservations, COOL)))
+    reservations.begin([KEY], "first", NOW_MS)
+    reservations.answer({KEY: replace(REPLY, latency_s=4.0)}, NOW_MS + 4_000)
+    assert opens_ms(reservations) == ARRIVE_MS + COOL_MS
+
+
+def test_a_call_that_was_sent_late_counts_from_when_it_came(reservations: Reservations) -> None:
+    """The worker had to start its HTTP client first, say."""
+    reserve(reservations, quote(COOL, seeded(reservations, COOL)))
+    reservations.begin([KEY], "first", NOW_MS)
+    reservations.answer({KEY: replace(REPLY, latency_s=0.5)}, NOW_MS + 4_000)
+    assert opens_ms(reservations) == 4_000 + COOL_MS
+
+
+@pytest.mark.parametrize("asked_s", [0.0, 5.0, 600.0])
+def test_an_agent_knows_best_when_its_window_opens(
+    reservations: Reservations, asked_s: float
+) -> None:
+    reserve(reservations, quote(COOL, seeded(reservations, COOL)))
+    reservations.begin([KEY], "first", NOW_MS)
+    refused = Reply(outcome=Outcome.RATE_LIMITED, latency_s=0.1, retry_after_s=asked_s)
+    reservations.answer({KEY: refused}, NOW_MS + 100)
+    assert opens_ms(reservations) == 100 + asked_s * 1000
+
+
+def test_a_window_that_nobody_used_is_open_again(reservations: Reservations) -> None:
+    reserve(reservations, quote(COOL, seeded(reservations, COOL)))
+    reservations.release([saga(reservations)], settled=False)
+    assert pool(reservations).next_available_ms == 0
+
+
+def test_a_call_that_nobody_heard_of_again_may_have_been_made(reservations: Reservations) -> None:
+    reserve(reservations, quote(COOL, seeded(reservations, COOL)))
+    reservations.begin([KEY], "first", NOW_MS)
+    reservations.release([saga(reservations)], settled=False)
+    assert opens_ms(reservations) == ARRIVE_MS + COOL_MS
+
+
+def test_a_rest_that_was_asked_for_meanwhile_stays(reservations: Reservations) -> None:
+    reserve(reservations, quote(COOL, seeded(reservations, COOL)))
+    reservations.rest({"A": NOW_MS + 2 * COOL_MS})
+    reservations.begin([KEY], "first", NOW_MS)
+    reservations.answer({KEY: REPLY}, NOW_MS)
+    reservations.release([saga(reservations)], settled=True)
+    assert opens_ms(reservations) == 2 * COOL_MS
 
 
 def test_what_refills_by_time_is_not_given_back(reservations: Reservations) -> None:
@@ -523,6 +590,7 @@ class Flight:
     replied: bool = False
     caller: str = ""
     extended: int = 0
+    window_ms: int = 0  # until when it keeps its agent's window shut
 
 
 class Machine(RuleBasedStateMachine):
@@ -588,11 +656,20 @@ class Machine(RuleBasedStateMachine):
                 refilled_at_ms=self.now_ms,
                 in_flight=seen.in_flight + 1,
                 last_action_ms=self.now_ms,
-                next_available_ms=self.now_ms + int(on.cooldown_s * 1000)
-                if on.cooldown_s
-                else seen.next_available_ms,
             )
-            self.flights[key] = Flight(name, client, asked.size_mt, cost_ub, self.now_ms + LEASE_MS)
+            lease_ms = self.now_ms + LEASE_MS
+            flight = Flight(name, client, asked.size_mt, cost_ub, lease_ms)
+            self.flights[key] = flight
+            if on.cooldown_s:
+                flight.window_ms = seen.next_available_ms
+                self.shut(flight, lease_ms + int(on.cooldown_s * 1000))
+
+    def shut(self, flight: Flight, until_ms: int) -> None:
+        """Move the window of its agent, if it is still the one that this attempt has set."""
+        before = self.pools[flight.agent]
+        if self.agents[flight.agent].cooldown_s and before.next_available_ms == flight.window_ms:
+            self.pools[flight.agent] = replace(before, next_available_ms=until_ms)
+            flight.window_ms = until_ms
 
     def some_key(self, pick: int) -> AttemptKey:
         """Any attempt there ever was, or one that never was."""
@@ -610,6 +687,8 @@ class Machine(RuleBasedStateMachine):
         if flight is not None and mine:
             flight.state, flight.caller, flight.extended = "EXECUTING", caller, 0
             flight.lease_ms = self.now_ms + LEASE_MS
+            cooldown_ms = int(self.agents[flight.agent].cooldown_s * 1000)
+            self.shut(flight, self.now_ms + ARRIVE_MS + cooldown_ms)
 
     @rule(pick=st.integers(0, 50))
     def answer(self, pick: int) -> None:
@@ -620,6 +699,8 @@ class Machine(RuleBasedStateMachine):
         if flight is not None and mine:
             flight.replied, flight.extended = True, 0
             flight.lease_ms = self.now_ms + LEASE_MS
+            cooldown_ms = int(self.agents[flight.agent].cooldown_s * 1000)
+            self.shut(flight, min(flight.window_ms, self.now_ms + cooldown_ms))
 
     @rule(pick=st.integers(0, 50), passed=st.booleans())
     def judge(self, pick: int, passed: bool) -> None:
@@ -688,6 +769,8 @@ class Machine(RuleBasedStateMachine):
             y_mt=min(on.y_max * MT, before.y_mt + back),
             in_flight=before.in_flight - 1,
         )
+        if not flight.caller:
+            self.shut(flight, 0)
         if settled:
             self.settled_ub[flight.client] += flight.cost_ub
 

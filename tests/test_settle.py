@@ -101,6 +101,15 @@ def scans(engine: Engine) -> dict[str, int]:
     return {row.relname: row.seq_scan for row in rows}
 
 
+def test_answers_as_large_as_they_may_be_are_settled_together(
+    engine: Engine, now: datetime
+) -> None:
+    done = [settlement(key, output="x" * (1 << 20)) for key in claimed(engine, now, 48)]
+    outcomes = settle(engine, done, tau_ppm=TAU, now=now)
+    assert set(outcomes.values()) == {Settled.PAID}
+    assert len(outcomes) == len(done)
+
+
 def test_only_the_attempt_in_charge_is_paid(engine: Engine, now: datetime) -> None:
     (old,) = claimed(engine, now)
     (new,) = claim(engine, now + LATER)

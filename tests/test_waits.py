@@ -9,8 +9,10 @@ import pytest
 
 from ledger import batches, intake, lanes
 from ledger.batches import Batch, BatchEnd
+from ledger.db import instant
 from ledger.intake import Submission, Tenure
 from ledger.lanes import Ask
+from scheduler.reservations import GAP_MS
 from tasks.context import Context
 from tests import makers
 from workers.waits import explain
@@ -91,3 +93,40 @@ def test_a_batch_that_does_not_run(context: Context, now: datetime) -> None:
     lanes.take(context.engine, "default", alice(principal="bob"), now)
     assert "lane default is held by bob" in why(context, task)
     assert back.token == lane.token + 1
+
+
+def test_a_fleet_that_cools_down(context: Context, now: datetime) -> None:
+    """Agents of other lanes, ready as they are, are none of its."""
+    fleet = [makers.agent(f"A{n}", cooldown_s=7200.0) for n in range(32)]
+    others = [makers.agent("A", lane="mint"), makers.agent("M", lane="mint")]
+    makers.install(context.engine, now, agents=[*fleet, *others])
+    now_ms = context.now_ms()
+    context.reservations.seed([*fleet, *others], {}, now_ms)
+    (task,) = makers.submit(context.engine, now)
+    last = {item.id: now_ms + 3_600_000 + n for n, item in enumerate(fleet[1:])}
+    context.reservations.rest(last)
+    assert why(context, task).startswith("it is ready; ")
+    opens_ms = now_ms + 60_000
+    context.reservations.rest({"A0": opens_ms})
+    words = f"waiting: all 32 agents cooling down, next at {instant(opens_ms):%H:%M:%S}Z"
+    assert why(context, task) == words
+    lanes.take(context.engine, "default", alice(), now)
+    assert why(context, task).startswith("lane default is held by alice since")
+
+
+def test_one_agent_that_cools_down(context: Context, now: datetime) -> None:
+    (task,) = makers.submit(context.engine, now)
+    opens_ms = context.now_ms() + 60_000
+    context.reservations.seed([makers.agent()], {}, opens_ms)
+    context.reservations.rest({"A": opens_ms})
+    words = f"waiting: agent A cooling down, next at {instant(opens_ms):%H:%M:%S}Z"
+    assert why(context, task) == words
+
+
+def test_a_lane_that_goes_slowly(context: Context, now: datetime) -> None:
+    makers.install(context.engine, now, agents=[makers.agent("M", lane="mint")])
+    (task,) = makers.submit(context.engine, now, lane="mint")
+    now_ms = context.now_ms()
+    context.reservations.slow(["mint"], now_ms)
+    words = "waiting: lane mint goes slowly after a 429, next start at {}Z"
+    assert why(context, task) == words.format(f"{instant(now_ms + GAP_MS):%H:%M:%S}")

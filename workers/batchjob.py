@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -17,14 +16,12 @@ from ledger.intake import Accepted
 from ledger.lanes import GRACE_S, Ask, Lane
 from tasks.context import Context
 from workers.batchfile import Items, Options, options_of, read_bytes, read_items, sha256_of
-from workers.batchrun import Progress, Run, Stopped, Tell
+from workers.batchrun import Progress, Run, Stopped, Voice
 from workers.holding import Holding, drained
 from workers.interrupts import Interrupts
 
 LEASE_S: Final = 30.0
 LOOK_S: Final = 0.5  # between two looks at a lease that may end
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +60,7 @@ class Report:
         return self.items - self.done - self.failed
 
 
-def started(context: Context, job: Job, items: Items, tell: Tell) -> Report:
+def started(context: Context, job: Job, items: Items, voice: Voice) -> Report:
     """Run a new batch, unless all of its items have ended already.
 
     Raises Conflict when the lane is held, or does not drain in time.
@@ -83,22 +80,24 @@ def started(context: Context, job: Job, items: Items, tell: Tell) -> Report:
     with Interrupts() as interrupts:
         number, taken = batches.begin(context.engine, wanted, LEASE_S, context.now())
         return _held(
-            context, job, items, number=number, taken=taken, interrupts=interrupts, tell=tell
+            context, job, items, number=number, taken=taken, interrupts=interrupts, voice=voice
         )
 
 
-def again(context: Context, job: Job, number: int, items: Items, *, tell: Tell, say: Say) -> Report:
+def again(context: Context, job: Job, number: int, items: Items, voice: Voice) -> Report:
     """Run what is left of a batch.
 
     Raises Conflict when the lane is held, be it by this batch's own command.
     """
     if len(items.settled) == len(items.items):
+        # Perhaps its command died before it could say so.
+        batches.end(context.engine, number, batches.NOBODY, BatchEnd.DONE, context.now())
         return _nothing(job, items, number)
     ask = Ask(principal=job.principal, reason=job.reason, serves=number, lease_s=LEASE_S)
-    taken = _taken_again(context, number, ask, str(items.path), say)
+    taken = _taken_again(context, number, ask, str(items.path), voice)
     with Interrupts() as interrupts:
         return _held(
-            context, job, items, number=number, taken=taken, interrupts=interrupts, tell=tell
+            context, job, items, number=number, taken=taken, interrupts=interrupts, voice=voice
         )
 
 
@@ -120,7 +119,7 @@ def same_items(context: Context, kept: Kept, moved: Path | None) -> Items:
     return read_items(context, path, data, client=kept.client, lane=kept.lane, options=options)
 
 
-def _taken_again(context: Context, number: int, ask: Ask, file: str, say: Say) -> Lane:
+def _taken_again(context: Context, number: int, ask: Ask, file: str, voice: Voice) -> Lane:
     """The lane for a batch again. The lease of a command that died is waited for; a living one
     renews it, and is in the way."""
     first: datetime | None = None
@@ -137,7 +136,7 @@ def _taken_again(context: Context, number: int, ask: Ask, file: str, say: Say) -
             if first is None:
                 first = found.until
                 ends = first + timedelta(seconds=GRACE_S)
-                say(
+                voice.say(
                     f"{found.principal} may still run batch {number}; if not, its lease ends at"
                     f" {ends:%H:%M:%S} UTC: waiting for it"
                 )
@@ -154,13 +153,13 @@ def _held(
     number: int,
     taken: Lane,
     interrupts: Interrupts,
-    tell: Tell,
+    voice: Voice,
 ) -> Report:
     """Run a batch whose lane was taken, and say in its row how it ended."""
     ended = BatchEnd.STOPPED
     try:
         with Holding(context, taken, lease_s=LEASE_S) as hold:
-            _drain(context, taken, job.timeout_s, interrupts)
+            _drain(context, taken, job.timeout_s, number=number, interrupts=interrupts, voice=voice)
             run = Run(
                 context,
                 hold=hold,
@@ -169,13 +168,10 @@ def _held(
                 items=items.items,
                 before=_known(context, job.client, items),
                 interrupts=interrupts,
-                tell=tell,
+                voice=voice,
             )
-            try:
-                ended, seen, lost = _followed(run, job.options.rate_per_s)
-            except LaneLost as error:
-                ended, seen, lost = BatchEnd.LOST, run.seen, error
-        return _report(job, items, number, ended, seen=seen, lost=lost)
+            ended, lost = _followed(run, job.options.rate_per_s)
+        return _report(job, items, number, ended, seen=run.seen, lost=lost)
     except LaneLost:
         ended = BatchEnd.LOST
         raise
@@ -184,27 +180,50 @@ def _held(
             batches.end(context.engine, number, taken.token, ended, context.now())
 
 
-def _followed(run: Run, rate_per_s: float | None) -> tuple[BatchEnd, Progress | None, None]:
+def _followed(run: Run, rate_per_s: float | None) -> tuple[BatchEnd, LaneLost | None]:
+    """How it ended, and what took its lane."""
     try:
-        run.submit(rate_per_s)
-        return BatchEnd.DONE, run.follow(), None
-    except Stopped:
-        return BatchEnd.STOPPED, run.stop(), None
+        try:
+            run.submit(rate_per_s)
+            run.follow()
+            return BatchEnd.DONE, None
+        except Stopped:
+            run.stop()
+            return BatchEnd.STOPPED, None
+    except LaneLost as error:
+        return BatchEnd.LOST, error
 
 
-def _drain(context: Context, taken: Lane, timeout_s: float | None, interrupts: Interrupts) -> None:
+def _drain(
+    context: Context,
+    taken: Lane,
+    timeout_s: float | None,
+    *,
+    number: int,
+    interrupts: Interrupts,
+    voice: Voice,
+) -> None:
+    """Wait until the batch may begin. Raises Conflict when the time is over, KeyboardInterrupt."""
+
     def pause(seconds: float) -> None:
         interrupts.wait(seconds)
         if interrupts.count:
             raise KeyboardInterrupt
 
-    drained(context, taken, timeout_s=timeout_s, pause=pause)
+    try:
+        drained(context, taken, timeout_s=timeout_s, tell=voice.draining, pause=pause)
+    except (Conflict, KeyboardInterrupt):
+        voice.say(
+            f"lane {taken.lane} was given back before batch {number} did anything;"
+            f" `clearlane batch resume {number}` tries again"
+        )
+        raise
 
 
-def _known(context: Context, client: str, items: Items) -> list[Accepted]:
-    """What is known of the items once nothing of the lane is in flight."""
+def _known(context: Context, client: str, items: Items) -> dict[str, Accepted]:
+    """What is known of the items, by key, once nothing of the lane is in flight."""
     found = intake.known(context.engine, client, items.items)
-    return [item for item in found.values() if isinstance(item, Accepted)]
+    return {key: item for key, item in found.items() if isinstance(item, Accepted)}
 
 
 def _nothing(job: Job, items: Items, number: int | None) -> Report:

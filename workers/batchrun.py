@@ -7,7 +7,8 @@ wait under the batch's id until it goes on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ from ledger.intake import Accepted, Submission, Tenure
 from ledger.lanes import Lane
 from tasks.context import Context
 from workers.chunks import COUNT_MAX, chunks
-from workers.holding import LOOK_S, Holding
+from workers.holding import LOOK_S, Holding, Tell
 from workers.interrupts import Interrupts
 
 FOLLOW_S: Final = 0.25  # between two looks at the counts; more if a look takes long
@@ -33,7 +34,6 @@ class Progress:
     and `failed`, and in `before`; `spent_ub` is what this batch has paid."""
 
     items: int
-    submitted: int
     before: int
     done: int
     failed: int
@@ -58,7 +58,14 @@ class Progress:
         return (self.items - self.ended) / self.rate_per_s if self.rate_per_s > 0 else None
 
 
-Tell = Callable[[Progress], None]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Voice:
+    """How whoever runs a batch hears of it: `tell` how far it is, `draining` how far its lane is,
+    `say` the rest in words."""
+
+    tell: Callable[[Progress], None]
+    draining: Tell
+    say: Callable[[str], None]
 
 
 class Stopped(Exception):
@@ -68,8 +75,8 @@ class Stopped(Exception):
 class Run:
     """One run of a batch whose lane is held and drained.
 
-    before: what the ledger knew of its items when the lane had drained. `seen`: how it stood when
-    it was looked at last.
+    before: what the ledger knew of its items by their keys when the lane had drained. `seen`: how
+    it stood when it was looked at last.
     """
 
     def __init__(
@@ -80,66 +87,74 @@ class Run:
         number: int,
         client: str,
         items: Sequence[Submission],
-        before: Sequence[Accepted],
+        before: Mapping[str, Accepted],
         interrupts: Interrupts,
-        tell: Tell,
+        voice: Voice,
     ) -> None:
         self._context = context
         self._hold = hold
         self._number = number
         self._client = client
-        self._items = items
+        self._total = len(items)
+        # What has ended is not touched; what waits in this batch already is claimed as it is.
+        self._todo = [item for item in items if _is_open(item, before, number)]
         self._interrupts = interrupts
-        self._tell = tell
+        self._voice = voice
         self._tenure = Tenure(lane=hold.lane, token=hold.token, batch=number)
-        ended = [item for item in before if item.state != "INIT"]
+        ended = [item for item in before.values() if item.state != "INIT"]
         self._before = len(ended)
         # Those of this batch are counted with it.
         elsewhere = [item.state == "COMMITTED" for item in ended if item.batch != number]
         self._done, self._failed = sum(elsewhere), len(elsewhere) - sum(elsewhere)
-        self._submitted = 0
         self._began_s = time.monotonic()
         self._looked_s = 0.0
         self._look_took_s = 0.0
         self.seen: Progress | None = None
 
     def submit(self, rate_per_s: float | None) -> None:
-        """Every item, in order, no faster than that. An item that is known is not submitted twice;
-        one that was left unfinished comes into this batch.
+        """Every item that the batch does not have yet, in order, no faster than that; one that
+        another batch left unfinished comes into this one.
 
         Raises Stopped, LaneLost, Conflict.
         """
         count = COUNT_MAX if rate_per_s is None else max(1, int(rate_per_s * BURST_S))
-        for chunk in chunks(self._items, min(count, COUNT_MAX)):
+        submitted = 0
+        for chunk in chunks(self._todo, min(count, COUNT_MAX)):
             if rate_per_s is not None:
-                self._until(self._began_s + self._submitted / rate_per_s)
+                self._until(self._began_s + submitted / rate_per_s)
             self._accept(chunk)
-            self._submitted += len(chunk)
+            submitted += len(chunk)
             self._watch()
 
-    def follow(self) -> Progress:
+    def follow(self) -> None:
         """Wait until every item has ended. Raises Stopped, LaneLost."""
         while True:
             seen = self._watch()
             if seen is not None and seen.ended >= seen.items:
-                return seen
+                return
             self._pause(FOLLOW_S)
 
-    def stop(self) -> Progress | None:
+    def stop(self) -> None:
         """Give the lane back when what is in flight has ended; at the next interrupt at once, and
-        what is in flight is refused. Returns how it stands then, if that can be told."""
+        what is in flight is refused. `seen` is then how it stands, if that can be told.
+
+        Raises LaneLost.
+        """
         heard = self._interrupts.count
         lane = self._hold.give_back()
-        try:
+        if not lane.drained:
+            self._voice.say(
+                f"stopping: {lane.in_flight} in flight are waited for;"
+                " Ctrl-C again gives the lane back at once"
+            )
+        with suppress(LaneLost):  # somebody else waits for the same drain by now
             while not lane.drained:
                 lane = self._drain(lane, force=self._interrupts.count > heard)
                 self._look()
                 if not lane.drained:
                     self._interrupts.wait(LOOK_S)
-        except LaneLost:
-            pass  # somebody else waits for the same drain now
         self._looked_s = 0.0
-        return self._look()
+        self._look()
 
     def _drain(self, lane: Lane, *, force: bool) -> Lane:
         engine, now = self._context.engine, self._context.now()
@@ -191,13 +206,12 @@ class Run:
         self._looked_s = time.monotonic()
         self._look_took_s = self._looked_s - began_s
         self.seen = self._progress(counts, budget_ub[self._client])
-        self._tell(self.seen)
+        self._voice.tell(self.seen)
         return self.seen
 
     def _progress(self, counts: Counts, budget_ub: int) -> Progress:
         return Progress(
-            items=len(self._items),
-            submitted=self._submitted,
+            items=self._total,
             before=self._before,
             done=self._done + counts.committed,
             failed=self._failed + counts.failed,
@@ -206,3 +220,9 @@ class Run:
             budget_ub=budget_ub,
             elapsed_s=time.monotonic() - self._began_s,
         )
+
+
+def _is_open(item: Submission, before: Mapping[str, Accepted], number: int) -> bool:
+    """Whether a batch still has to submit it."""
+    known = before.get(item.idempotency_key or "")
+    return known is None or (known.state == "INIT" and known.batch != number)

@@ -20,11 +20,12 @@ from ledger.errors import BadInput
 from scheduler.jobs import Job
 from scheduler.slots import Every
 from tasks.context import bind
-from tasks.cron import FIRE, finish_jobs, table
+from tasks.cron import FIRE, finish_jobs
 from tasks.execute import finish_calls
 from workers import alive
 from workers.bootstrap import build_context
 from workers.broker import TIMEOUTS
+from workers.jobfile import cron_table
 from workers.logs import configure_logs
 from workers.settings import load_settings
 from workers.watch import Watch, watch_over
@@ -60,6 +61,7 @@ app = Celery("clearlane", broker=settings.celery_broker_url, include=[
     "tasks.sweep",
     "tasks.clock",
     "tasks.cron",
+    "tasks.submit",
 ])  # fmt: skip
 app.conf.update(
     task_queues=[
@@ -93,7 +95,7 @@ app.conf.update(
     },
     redbeat_redis_options=TIMEOUTS,
     worker_soft_shutdown_timeout=0.0,
-    beat_schedule={name: _hints(job) for name, job in table().items()},
+    beat_schedule={name: _hints(job) for name, job in cron_table(settings).items()},
     # RedBeat keeps its schedule at the broker. A killed beat is replaced when its lock ends: soon,
     # since two that send at once do no harm. One that stood still for so long has lost the lock; it
     # ends, and its supervisor starts it again.

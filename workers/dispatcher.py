@@ -86,6 +86,8 @@ class Dispatcher:
         self._busy: dict[str, int] = {}  # in flight, by agent, as of then
         self._rests: dict[str, int] = {}  # until when, by agent, as of then
         self._opens_ms = 0  # when the next rest ends, or the next start of a slow lane is due
+        self._counted_ms = 0
+        self._left: dict[str, int] = {}  # starts that are left in each lane that counts them
         self._turns: Iterator[str] = iter(())
         self._unsent: Sequence[Claim] = ()
         self._stopping = False
@@ -121,6 +123,7 @@ class Dispatcher:
                 margin_s=2 * self._context.lease_margin_s,
                 now=now,
             )
+            self._spend(claims)
             self._send(claims)
             # After the claim: a task that has just come does not wait for it.
             self._refresh_hold()
@@ -153,6 +156,15 @@ class Dispatcher:
         dispatch(claims)
         self._unsent = ()
 
+    def _spend(self, claims: Sequence[Claim]) -> None:
+        """A start that was given away is gone, whenever its task ends: the room that is free then
+        is that of an agent which rests."""
+        for item in claims:
+            if item.lane in self._left:
+                self._left[item.lane] -= 1
+                if self._left[item.lane] <= 0:
+                    self._hold[item.lane] = 0
+
     def _pause_s(self, now: datetime) -> float:
         """Until the next waiting task is worth a try, within bounds."""
         at = attempts.next_ready(self._context.engine, now)
@@ -174,8 +186,27 @@ class Dispatcher:
 
     def _count(self, registry: Registry) -> dict[str, int]:
         """The seats of each lane. Agents whose turn has not come yet are taken for ready."""
-        size_min = min((family.size for family in registry.families.values()), default=1)
         now_ms = self._context.now_ms()
+        self._look(registry, now_ms)
+        held: dict[str, int] = defaultdict(int)
+        busy: dict[str, int] = defaultdict(int)
+        for name, count in self._seats.items():
+            held[registry.agents[name].lane] += count
+            busy[registry.agents[name].lane] += min(count, self._busy.get(name, 0))
+        paces = self._paces(held.keys(), now_ms)
+        for lane, next_ms in paces.items():
+            held[lane] = min(held[lane], busy[lane] + (next_ms <= now_ms))
+        free = {agent.lane for agent in registry.agents.values() if not agent.cooldown_s}
+        self._left = {
+            lane: held[lane] - busy[lane] for lane in held if lane in paces or lane not in free
+        }
+        ahead = (at for at in (*self._openings(registry, now_ms), *paces.values()) if at > now_ms)
+        self._opens_ms = min(ahead, default=0)
+        return {lane: count if self._left.get(lane, 1) > 0 else 0 for lane, count in held.items()}
+
+    def _look(self, registry: Registry, now_ms: int) -> None:
+        """Those whose rest has ended, and those whose turn it is."""
+        size_min = min((family.size for family in registry.families.values()), default=1)
         if registry is not self._counted:
             self._counted, self._turns = registry, cycle(registry.agents)
             self._seats = {
@@ -183,25 +214,27 @@ class Dispatcher:
                 for name, agent in registry.agents.items()
             }
             self._busy, self._rests = {}, {}
-        names = list(islice(self._turns, min(COUNT_MAX, len(registry.agents))))
+        due = (name for name, at in self._rests.items() if self._counted_ms < at <= now_ms)
+        turns = islice(self._turns, min(COUNT_MAX, len(registry.agents)))
+        names = list(dict.fromkeys((*islice(due, COUNT_MAX), *turns)))
+        self._counted_ms = now_ms
         board, _ = self._context.reservations.look(names)
         for name in names:
             pool = board[name][0] if name in board else None
             self._seats[name] = seats(registry.agents[name], pool, size_min, now_ms)
             self._busy[name] = 0 if pool is None else pool.in_flight
             self._rests[name] = 0 if pool is None else pool.next_available_ms
-        found: dict[str, int] = defaultdict(int)
-        for name, count in self._seats.items():
-            found[registry.agents[name].lane] += count
-        paces = self._paces(found.keys(), now_ms)
-        for lane, next_ms in paces.items():
-            busy = sum(n for name, n in self._busy.items() if registry.agents[name].lane == lane)
-            found[lane] = min(found[lane], busy + (next_ms <= now_ms))
-        ahead = (at for at in (*self._rests.values(), *paces.values()) if at > now_ms)
-        self._opens_ms = min(ahead, default=0)
-        return dict(found)
+
+    def _openings(self, registry: Registry, now_ms: int) -> Iterator[int]:
+        """When to look again at agents that rest. How long one rests that is being called is
+        known when it answers."""
+        soon_ms = now_ms + int(HOLD_AGE_S * 1000)
+        for name, at in self._rests.items():
+            called = self._busy[name] and registry.agents[name].cooldown_s
+            yield min(at, soon_ms) if called else at
 
     def _paces(self, lanes: AbstractSet[str], now_ms: int) -> Mapping[str, int]:
+        # Agents of the default lane share nothing: a 429 slows none but who said it.
         shared = lanes - {LANE_DEFAULT}
         return self._context.reservations.paces(shared, now_ms) if shared else {}
 

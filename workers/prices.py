@@ -16,9 +16,9 @@ from ledger.registry import Registry
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, cost_ub
 from scheduler.price import effective_price
-from scheduler.reservations import Standing
 from scheduler.router import Seat, eligible
 from scheduler.snapshot import decode_snapshot
+from scheduler.standing import Standing
 from tasks.context import Context
 
 SIZE_DEFAULT = 100  # tokens

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     commit_workers: int = Field(1, ge=1, le=64)
     control_workers: int = Field(1, ge=1, le=64)
 
+    cron_file: Path | None = None
+    """A Python file with a `beat_schedule` of the installation's own, besides ours."""
+
     agent_networks: Annotated[tuple[Network, ...], NoDecode] = ()
     """Private networks that agents may live in, besides loopback and global addresses."""
 

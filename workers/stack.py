@@ -60,6 +60,10 @@ def plan(
     """
     # What may be refused comes first: nothing was made then.
     _check_ports(settings)
+    if settings.cron_file is not None:
+        from workers.jobfile import cron_table  # the gateway reads this module too, without Celery
+
+        cron_table(settings)
     _check_given(settings)
     gateway_port = homes.port(home, "gateway", settings.gateway_port)
     flower_port = homes.port(home, "flower", settings.flower_port)
@@ -72,7 +76,7 @@ def plan(
         flower_url=f"http://127.0.0.1:{flower_port}",
     )
     broker_url = settings.celery_broker_url or addresses.redis_url
-    env = _environment(home, addresses, broker_url)
+    env = _environment(settings, home, addresses, broker_url)
     embedded = tuple(server.process for server in (database, redis) if server)
     stages = (
         Stage(processes=embedded, then=partial(prepare, addresses.database_url)),
@@ -135,9 +139,14 @@ def _require(name: str, ask: Callable[[], Awaitable[Refusal | None]]) -> None:
     raise BadInput(name, f"{said}: {refusal.reason}", remedy)
 
 
-def _environment(home: Path, addresses: Addresses, broker_url: str) -> Mapping[str, str]:
+def _environment(
+    settings: Settings, home: Path, addresses: Addresses, broker_url: str
+) -> Mapping[str, str]:
+    own = settings.cron_file
     return {
         **os.environ,
+        # Absolute: whoever runs `up` may stand elsewhere than the processes.
+        **({"CLEARLANE_CRON_FILE": f"{own.expanduser().absolute()}"} if own else {}),
         "DATABASE_URL": addresses.database_url,
         "REDIS_URL": addresses.redis_url,
         "CELERY_BROKER_URL": broker_url,

@@ -12,7 +12,7 @@ from typing import Any
 
 from ledger import accounts, attempts
 from ledger.db import instant
-from ledger.model import AttemptKey, SagaState, Wait, Work
+from ledger.model import LANE_DEFAULT, AttemptKey, SagaState, Wait, Work
 from ledger.money import show_b
 from scheduler.explain import Obstacle, Opinion, first_choice, opinions
 from scheduler.reservations import Credit
@@ -31,6 +31,7 @@ STEPS = {
     SagaState.SUCCEEDED: "has answered well: it is being settled",
     SagaState.FAILED: "has failed it: it is being taken back",
 }
+PACED = {Wait.DISPATCH, Wait.LANE, Wait.COOLDOWN}
 UNFIT = {
     Obstacle.SUSPENDED,
     Obstacle.LANE,
@@ -79,7 +80,8 @@ def explain(context: Context, task: Mapping[str, Any]) -> Why:
     held = held_up(context, task)
     if held is not None:
         return Why(words=held + tried, agents=seen.agents)
-    return Why(words=_reason(context, seen) + _again(seen) + tried, agents=seen.agents)
+    reason = _cooling(seen) or _slowed(context, seen) or _reason(context, seen)
+    return Why(words=reason + _again(seen) + tried, agents=seen.agents)
 
 
 def _situation(context: Context, task: Mapping[str, Any]) -> _Situation:
@@ -122,6 +124,27 @@ def _work(task: Mapping[str, Any]) -> Work:
         avoid=task["avoid"],
         lane=task["lane"],
     )
+
+
+def _cooling(seen: _Situation) -> str | None:
+    """Nobody who could take it may be called now: when the first of them may (M27)."""
+    fit = _fit(seen)
+    if not fit or any(Obstacle.RESTING not in item.obstacles for item in fit):
+        return None
+    at = instant(min(item.pool.next_available_ms for item in fit))
+    who = f"all {len(fit)} agents" if len(fit) > 1 else f"agent {fit[0].agent.id}"
+    return f"waiting: {who} cooling down, next at {at:%H:%M:%S}Z"
+
+
+def _slowed(context: Context, seen: _Situation) -> str | None:
+    """One of its lane's agents said 429: the lane starts one task at a time for a while."""
+    lane = seen.task["lane"]
+    if lane == LANE_DEFAULT or Wait(seen.task["wait"]) not in PACED:
+        return None
+    at = context.reservations.paces([lane], context.now_ms()).get(lane)
+    if at is None:
+        return None
+    return f"waiting: lane {lane} goes slowly after a 429, next start at {instant(at):%H:%M:%S}Z"
 
 
 def _reason(context: Context, seen: _Situation) -> str:

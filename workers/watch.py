@@ -18,9 +18,10 @@ import structlog
 
 from ledger.errors import Unavailable
 from ledger.model import AttemptKey, Reply, SagaState, Verdict
-from scheduler.reservations import Reservations, Standing, Taken, connect
+from scheduler.reservations import Reservations, Taken, connect
 from scheduler.router import Quote
 from scheduler.saga import Saga
+from scheduler.standing import Standing
 from scheduler.step_times import StepTimes
 from tasks.context import Context
 from tasks.text import printable

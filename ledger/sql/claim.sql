@@ -65,4 +65,4 @@ SET attempt = t.attempt + 1,
     ready_at = CAST(%(now)s AS timestamptz) + make_interval(secs => r.deadline_s + %(margin_s)s)
 FROM ready r
 WHERE t.id = r.id
-RETURNING t.id, t.attempt, t.losses
+RETURNING t.id, t.attempt, t.losses, t.lane

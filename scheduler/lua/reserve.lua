@@ -3,7 +3,8 @@
 -- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<client>  [4] leases  [5] lane:<lane>
 -- ARGV[1] member  [2] now_ms  [3] lease_until_ms  [4] size_mt  [5] y_seen_mt  [6] refill_mt
 --     [7] refilled_seen_ms  [8] slots  [9] cooldown_ms  [10] cost_ub  [11] spendable_ub
---     [12] released_seen_ub  [13] the saga's sheet  [14] how long its call may take, in ms  [15] the attempt's fencing token
+--     [12] released_seen_ub  [13] the saga's sheet  [14] how long its call may take, in ms
+--     [15] the attempt's fencing token
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 'DUPLICATE'
 end
@@ -47,8 +48,12 @@ end
 redis.call('HSET', KEYS[1],
   'y_mt', string.format('%.0f', y - size), 'refilled_at_ms', refilled_at, 'last_action_ms', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'in_flight', 1)
+-- The agent counts from the call, and nobody knows yet when that will be: until `begin` says, the
+-- window stays shut for as long as the attempt may wait. Its pool travels with it for that.
 if tonumber(ARGV[9]) > 0 then
-  redis.call('HSET', KEYS[1], 'next_available_ms', string.format('%.0f', now + tonumber(ARGV[9])))
+  local window = string.format('%.0f', tonumber(ARGV[3]) + tonumber(ARGV[9]))
+  redis.call('HSET', KEYS[1], 'next_available_ms', window)
+  redis.call('HSET', KEYS[2], 'pool', KEYS[1], 'cooldown_ms', ARGV[9], 'window_ms', window)
 end
 if lane[2] then
   redis.call('HSET', KEYS[5], 'next_ms', string.format('%.0f', now + tonumber(lane[2])))

@@ -258,18 +258,20 @@ def hole_valkey(c: Campaign, rng: random.Random) -> None:
 def tamper(c: Campaign, rng: random.Random) -> None:
     """Messages that wait are repeated, lost, put in another order, spoiled and aged."""
     await_true("the workers run", lambda: {*POOLS} <= {*c.pids()})
-    before = c.pids()
+    before = c.started()
     for name in rng.sample(QUEUES[:4], 2):
         with c.valkey.valkey() as client, c.paused(f"{name}1"):
             await_true(f"messages wait in {name}", partial(_waiting, client, name))
             _edit(client, name, rng)
         with c.valkey.valkey() as client:
             await_true(f"{name} is taken", lambda: not client.llen(name))  # noqa: B023
-    assert c.pids() == before, "a message ended a worker"
+    after = c.started()
+    ended = [name for name in before if after.get(name) != before[name]]
+    assert not ended, "\n".join([f"a message ended {ended}", *map(c.said, ended)])
 
 
 def _waiting(client: redis.Redis, queue: str) -> bool:
-    return int(client.llen(queue)) >= 3
+    return int(client.llen(queue)) >= 1  # one alone may hold all that the fleet has room for
 
 
 def _edit(client: redis.Redis, queue: str, rng: random.Random) -> None:

@@ -90,6 +90,16 @@ class Campaign:
         found = self.run().get("processes", [])
         return {item["name"]: item["pid"] for item in found if item["state"] == "running"}
 
+    def started(self) -> dict[str, tuple[int, int]]:
+        """Every process's pid and how often it was restarted; one that was paused may still be
+        recorded as such."""
+        found = self.run().get("processes", [])
+        return {item["name"]: (item["pid"], item["restarts"]) for item in found}
+
+    def said(self, name: str) -> str:
+        """The end of a process's log."""
+        return (self.home / "log" / f"{name}.log").read_text()[-3000:]
+
     def kill(self, name: str) -> None:
         """kill -9 a process of the stack once it runs, or a server, which is started again."""
         if name in ("postgres", "valkey"):

@@ -12,14 +12,17 @@ import click
 
 from ledger.errors import BadInput
 from workers.cli import PARTLY, WRONG_USAGE, output, say
-from workers.cli.lanes import as_option
+from workers.cli.lanes import Draining, as_option
 from workers.cli.session import json_option, timeout_option, with_context
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ledger.batches import Counts, Kept
     from tasks.context import Context
     from workers.batchfile import Items
     from workers.batchjob import Report
+    from workers.batchrun import Voice
 
 LIST = ("batch", "state", "lane", "client", "principal", "items", "committed", "failed", "left",
         "spent_ub", "began_at", "file")  # fmt: skip
@@ -120,7 +123,7 @@ def run(  # noqa: PLR0917 - click names them all
     if dry_run:
         _tell_plan(context, lane, items, as_json)
         return
-    _ended(_run(lambda tell: started(context, job, items, tell), items), as_json)
+    _ended(_run(lambda voice: started(context, job, items, voice), items), as_json)
 
 
 @batch.command()
@@ -167,9 +170,7 @@ def resume(  # noqa: PLR0917
         options=replace(options, rate_per_s=rate or options.rate_per_s),
         timeout_s=timeout,
     )
-    _ended(
-        _run(lambda tell: again(context, job, kept.id, items, tell=tell, say=say), items), as_json
-    )
+    _ended(_run(lambda voice: again(context, job, kept.id, items, voice), items), as_json)
 
 
 @batch.command()
@@ -254,12 +255,12 @@ def _tell_plan(context: Context, lane: str, items: Items, as_json: bool) -> None
         output.fields(plan, tuple(plan))
 
 
-def _run(call: Any, items: Items) -> Report:
+def _run(call: Callable[[Voice], Report], items: Items) -> Report:
+    from workers.batchrun import Voice
     from workers.cli.progress import shown
 
     with shown(len(items.items)) as tell:
-        found: Report = call(tell)
-    return found
+        return call(Voice(tell=tell, draining=Draining(), say=say))
 
 
 def _ended(report: Report, as_json: bool) -> None:
@@ -272,12 +273,15 @@ def _ended(report: Report, as_json: bool) -> None:
     else:
         output.fields(row, ("state", *SUMMARY))
     if report.lost is not None:
-        say(f"{report.lost}; nothing more of the batch is accepted")
-    if report.left and report.batch is not None:
+        say("the lane was lost: nothing more of the batch is accepted")
+    if report.before == report.items:
+        say("every item had ended before; to do one again on purpose, give it a new key")
+    elif report.left and report.batch is not None:
         say(f"{report.left} items are left: `clearlane batch resume {report.batch}` goes on")
     if report.failed:
         say(
-            f"{report.failed} items failed; `clearlane task list --client {report.client}` has them"
+            f"{report.failed} items failed;"
+            f" `clearlane task list --client {report.client} --state quarantined` says why"
         )
     ctx = click.get_current_context()
     if report.lost is not None:

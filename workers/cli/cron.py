@@ -46,11 +46,10 @@ def list_jobs(context: Context, as_json: bool) -> None:
     """Every job: its lane, schedule and policy, its next slot and how its last run ended."""
     from ledger.cron import last_runs
     from scheduler.slots import coming
-    from tasks.cron import table
 
     now, last = context.now(), last_runs(context.engine)
     rows = []
-    for job in table().values():
+    for job in _table().values():
         run = last.get(job.name, {})
         rows.append(
             _job_row(job)
@@ -76,10 +75,9 @@ def list_jobs(context: Context, as_json: bool) -> None:
 def next_slots(context: Context, job: str | None, limit: int, as_json: bool) -> None:
     """The coming slots, of one job or of all, the earliest first."""
     from scheduler.slots import coming
-    from tasks.cron import table
 
     now = context.now()
-    jobs = table().values() if job is None else [_known(job)]
+    jobs = _table().values() if job is None else [_known(job)]
     each = ([(slot, item) for slot in coming(item.schedule, now, limit)] for item in jobs)
     first = heapq.nsmallest(
         limit, (pair for pairs in each for pair in pairs), key=lambda pair: (pair[0], pair[1].name)
@@ -215,10 +213,15 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _known(name: str) -> Job:
-    from tasks.cron import table
+def _table() -> dict[str, Job]:
+    from workers.jobfile import cron_table
+    from workers.settings import load_settings
 
-    found = table().get(name)
+    return cron_table(load_settings())
+
+
+def _known(name: str) -> Job:
+    found = _table().get(name)
     if found is None:
         raise NotFound("job", f"{name!r} is not known", "see `clearlane cron list`")
     return found

@@ -15,6 +15,8 @@ from rich.table import Table
 from ledger.money import show_b
 
 if TYPE_CHECKING:
+    from workers.demo.lanes import Ending, Size
+    from workers.demo.lanes import Event as LaneEvent
     from workers.demo.library import Decision, Event, Reckoning
     from workers.demo.paper import Line
 
@@ -36,19 +38,33 @@ ISOLATED = 2.0  # judged this many times dearer than its load alone would make i
     is_flag=True,
     help="Instead, walk through the worked example of the paper, number by number.",
 )
+@click.option(
+    "--lanes",
+    is_flag=True,
+    help="Instead, a person runs a batch where cron is at work, on 32 agents with a cooldown.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --paper: the numbers as JSON.")
-def demo(tasks: int, paper: bool, as_json: bool) -> None:
+def demo(tasks: int, paper: bool, lanes: bool, as_json: bool) -> None:
     """Run the main job on a stack of its own and tell what happens.
 
-    Exits 0 only if every task has ended and every balance reconciles.
+    Exits 0 only if every task has ended and every balance reconciles; with --lanes, if also nobody
+    called an agent too soon and the lane had one holder at any instant.
     """
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
+    if paper and lanes:
+        raise click.UsageError("--paper and --lanes are two demos")
     if paper:
         from workers.demo.paper import play as play_paper
 
         sys.exit(_paper(console, play_paper(), as_json))
     if as_json:
         raise click.UsageError("--json goes with --paper")
+    if lanes:
+        from workers.demo.lanes import Size
+        from workers.demo.lanes import play as play_lanes
+
+        size = Size()
+        sys.exit(_lanes(console, play_lanes(size), size))
     from workers.demo.library import play as play_library
 
     sys.exit(_library(console, play_library(tasks), tasks))
@@ -147,3 +163,48 @@ def _reckon(console: Console, end: Reckoning, tasks: int) -> int:
         return 0
     console.print("[red]The books do not balance, or a task is missing.[/]")
     return 1
+
+
+def _lanes(console: Console, events: Iterable[LaneEvent], size: Size) -> int:
+    from workers.demo.lanes import Ending, Told
+
+    console.print(
+        f"[bold]{size.agents} agents, one lane, cron, and a person with a batch.[/]\n"
+        f"Every agent rests {size.cooldown_s:g} s between two calls and bans whoever comes sooner. "
+        "When cron and a\nperson use such agents at once, one ban follows the other until all "
+        "are down. Here they share\na lane, which has one holder at a time.\n\n"
+        "Starting PostgreSQL, Valkey, workers, agents …"
+    )
+    for event in events:
+        match event:
+            case Told():
+                console.print(f"{event.at_s:5.1f}s  {event.words}", markup=False)
+            case Ending():
+                return _end_lanes(console, event)
+            case _:
+                console.print("Running.\n")
+    return 1
+
+
+def _end_lanes(console: Console, end: Ending) -> int:
+    console.print("\n[bold]Who held the lane[/]")
+    table = Table("token", "holder", "reason", "asked", "from", "to", "ended")
+    for row in end.tenures:
+        instants = (row[name] for name in ("asked_at", "granted_at", "ended_at"))
+        table.add_row(
+            str(row["token"]), escape(row["principal"]), escape(row["reason"]),
+            *(at.strftime("%H:%M:%S.%f")[:-3] if at else "-" for at in instants),
+            row["ended"] or "-",
+        )  # fmt: skip
+    console.print(table)
+    calls = ", ".join(f"{count} of {who}" for who, count in sorted(end.calls.items()))
+    slots = ", ".join(f"{count} {state}" for state, count in sorted(end.slots.items()))
+    console.print(f"Calls served: {calls}; answered 429: {end.refused}. Cron's slots: {slots}.")
+    for wrong in end.broken:
+        console.print(f"[red]wrong:[/] {escape(wrong)}")
+    if end.broken:
+        return 1
+    console.print(
+        "[green]Cron made room and came back; every item is done; nobody was called too soon.[/]"
+    )
+    return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -11,13 +11,14 @@ from ledger.money import show_b
 from workers.cli import output, say
 
 if TYPE_CHECKING:
-    from workers.batchrun import Progress, Tell
+    from workers.batchrun import Progress
 
 LINE_S: Final = 5.0  # between two lines
+BAR: Final = 20  # characters
 
 
 @contextmanager
-def shown(total: int) -> Iterator[Tell]:
+def shown(total: int) -> Iterator[Callable[[Progress], None]]:
     """What tells progress while the block runs."""
     console = output.console(stderr=True)
     if not console.is_terminal:
@@ -25,9 +26,14 @@ def shown(total: int) -> Iterator[Tell]:
         return
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
-    columns = (BarColumn(), TextColumn("{task.description}", markup=False))
-    with Bars(*columns, console=console, transient=True) as bars:
+    words = Column(ratio=1, overflow="fold")  # on several lines where the terminal is narrow
+    columns = (
+        BarColumn(bar_width=BAR),
+        TextColumn("{task.description}", markup=False, table_column=words),
+    )
+    with Bars(*columns, console=console, transient=True, expand=True) as bars:
         number = bars.add_task("", total=total)
 
         def tell(seen: Progress) -> None:

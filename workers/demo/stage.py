@@ -21,6 +21,9 @@ from workers.settings import Settings
 
 WAIT_S = 20.0  # what the demos wait for takes a second or two
 
+# A demo brings its own servers and jobs, whatever the operator's environment names.
+OPERATORS = frozenset(("DATABASE_URL", "REDIS_URL", "CLEARLANE_CRON_FILE"))
+
 T = TypeVar("T")
 
 
@@ -29,14 +32,17 @@ class DemoFailed(ClearlaneError):
 
 
 @contextmanager
-def live_stack(options: Sequence[str]) -> Iterator[tuple[Running, Context]]:
-    """`clearlane up --detach` with these options in a directory of its own, `down` at the end."""
+def live_stack(
+    options: Sequence[str], cron_file: Path | None = None
+) -> Iterator[tuple[Running, Context]]:
+    """`clearlane up --detach` with these options and cron jobs in a directory of its own, `down` at
+    the end."""
     # Beside the data of `up`, not in a temporary directory: PostgreSQL may run as another user.
     parent = Path(".clearlane")
     parent.mkdir(exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="demo-", dir=parent))
-    # A demo brings its own servers, whatever the operator's environment names.
-    env = {k: v for k, v in os.environ.items() if k not in {"DATABASE_URL", "REDIS_URL"}}
+    env = {name: value for name, value in os.environ.items() if name not in OPERATORS}
+    env |= {"CLEARLANE_CRON_FILE": str(cron_file)} if cron_file else {}
     try:
         _clearlane(["up", "--detach", "--data", str(home), *options], env)
         addresses = running(home)
@@ -62,12 +68,12 @@ def _clearlane(arguments: Sequence[str], env: dict[str, str]) -> None:
         raise DemoFailed(f"the stack did not start: {done.stderr.strip() or done.stdout.strip()}")
 
 
-def await_true(what: str, condition: Callable[[], T | None]) -> T:
-    """The first value of `condition` that is true. Raises DemoFailed after `WAIT_S`."""
-    deadline = time.monotonic() + WAIT_S
+def await_true(what: str, condition: Callable[[], T | None], wait_s: float = WAIT_S) -> T:
+    """The first value of `condition` that is true. Raises DemoFailed after `wait_s`."""
+    deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         time.sleep(0.01)
-    raise DemoFailed(f"waited {WAIT_S:.0f} s in vain until {what}")
+    raise DemoFailed(f"waited {wait_s:.0f} s in vain until {what}")

@@ -15,8 +15,8 @@ from ledger.intake import SIZE_MAX
 from ledger.registry import Registry
 from ledger.tokens import Role
 from scheduler.pool import MT
-from scheduler.reservations import Standing
 from scheduler.router import Seat
+from scheduler.standing import Standing
 from workers.gateway.access import Caller, check_own
 from workers.gateway.pages import LINKED, After, Limit, link, page
 from workers.gateway.parameters import Known

@@ -24,7 +24,7 @@ from workers.stack import POOLS
 from workers.tallies import END, SIZES, TIMES_US, Histogram, histogram
 
 SAGA = ("reserve", "execute", "validate", "commit", "abort")
-CRON = tuple(entry["task"].rpartition(".")[2] for entry in beat_schedule.values())
+CRON = (*(entry["task"].rpartition(".")[2] for entry in beat_schedule.values()), "submit")
 STEPS = (*SAGA, *CRON)
 AGENT_STATES = ("open", "resting", "full", "suspended")
 US = 1_000_000

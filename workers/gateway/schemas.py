@@ -140,7 +140,7 @@ class Agent(Closed):
     k: int = Field(description="Strength of its price curve.")
     refill_per_s: int = Field(description="Tokens that come back per second; 0: when a task ends.")
     slots: int = Field(description="Calls at a time.")
-    cooldown_s: float = Field(description="Pause after each call.")
+    cooldown_s: float = Field(description="Pause between two calls.")
     quota_ub: Amount = Field(description="How far its account may go below zero, in µB.")
     lane: str = Field(description="The shared resource it uses.")
     owner: str = Field(description="Who stands behind it.")

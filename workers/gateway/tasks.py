@@ -29,7 +29,11 @@ from workers.terms import KEY
 MANY_MAX = 1000
 WAIT_S_MAX = 60.0
 READ_MAX = 16  # results in memory at a time while a long list is looked through
-UNKNOWN = {"client": "see /v1/accounts", "family": "name one that is configured, or have it added"}
+UNKNOWN = {
+    "client": "see /v1/accounts",
+    "family": "name one that is configured, or have it added",
+    "lane": "see /v1/lanes",
+}
 """What to do about it, by field: a program has neither the commands nor the configuration."""
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"], dependencies=[Known])
