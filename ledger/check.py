@@ -1,4 +1,4 @@
-"""`ledger check`: recompute everything and name each violation (C1-C4 of the invariants)."""
+"""`ledger check`: recompute everything and name each violation (C1-C4, C7 and C8)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from ledger.check_log import log_violations
 from ledger.db import dicts, query, report
 
 
@@ -22,10 +23,14 @@ class Violation:
 def violations(engine: Engine) -> list[Violation]:
     """All violations that PostgreSQL alone can show; an empty list means that all holds."""
     with report(engine) as connection:
-        rows = query(connection, "check").fetchall()
+        rows = [*query(connection, "check"), *query(connection, "check_epochs")]
+        log = list(log_violations(connection))
     return [
-        Violation(invariant=row.invariant, subject=row.subject, violation=row.violation)
-        for row in rows
+        *(
+            Violation(invariant=row.invariant, subject=row.subject, violation=row.violation)
+            for row in rows
+        ),
+        *(Violation(invariant="C7", subject=subject, violation=text) for subject, text in log),
     ]
 
 

@@ -25,7 +25,7 @@ from ledger.errors import InvariantBroken, Unavailable
 
 APP_ROLE: Final = "clearlane_app"  # may add facts, not change them (schema.sql, Privileges)
 ENDED_MAX: Final = 100
-STREAMED: Final = 10_000  # rows on the way at a time
+STREAMED: Final = 10_000  # rows in memory at a time
 MIGRATION_LOCK: Final = 0x436C_0001
 CLAIM_LOCK: Final = 0x436C_0003
 SETTLE_LOCK: Final = 0x436C_0002
@@ -94,15 +94,17 @@ def query(
     return cursor
 
 
-def stream(connection: Connection, name: str) -> Iterator[tuple[Any, ...]]:
-    """The rows of a named statement as it finds them now, however many: they come by thousands.
+def stream(
+    connection: Connection, name: str, *, at_a_time: int = STREAMED
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of a named statement as it finds them now, however many: not all at a time.
 
     Other statements may run in between, and change what was not read yet: the rows do not.
     """
     cursor = _driver(connection).cursor(name)
     with cursor:
-        cursor.itersize = STREAMED
-        yield from cursor.execute(sql(name), {})
+        cursor.itersize = at_a_time
+        yield from cursor.execute(sql(name))
 
 
 @contextmanager

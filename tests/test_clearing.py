@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import fields, replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ from ledger.clearing import (
 )
 from ledger.errors import BadInput, InvariantBroken
 from ledger.money import AMOUNT_MAX_UB, PPM, UB
-from ledger.postings import ISSUANCE
+from ledger.postings import ISSUANCE, Posting
 from ledger.proof.entries import POSTINGS_MAX
 
 DAY_MS = 86_400_000
@@ -38,7 +39,7 @@ RULES = st.builds(
 )
 
 
-def member(balance_ub: int, quota_ub: int = AMOUNT_MAX_UB, **values: int) -> Member:
+def member(balance_ub: int, quota_ub: int = AMOUNT_MAX_UB, **values: Any) -> Member:
     return Member("agent:A", balance_ub, quota_ub, 0, 10)._replace(**values)
 
 
@@ -124,7 +125,8 @@ def test_a_group_tells_demurrage_from_charge() -> None:
         member(250 * UB)._replace(account="agent:C"),
     ]
     [group] = groups(three, PAPER, 7 * DAY_MS)
-    moved = [("agent:A", -8 * UB), ("agent:B", -1_200_000), (COMMONS, 9_200_000)]
+    pairs = [("agent:A", -8 * UB), ("agent:B", -1_200_000), (COMMONS, 9_200_000)]
+    moved = [Posting(*pair) for pair in pairs]
     assert group == Group(moved, 8 * UB, 1_200_000)
 
 
@@ -193,7 +195,7 @@ def test_only_clients_are_topped_up_each_once(names: list[str]) -> None:
 
 @pytest.mark.parametrize("name", [item.name for item in fields(Clearing)])
 @pytest.mark.parametrize("value", [-1, 10**30, 0.5, True, "1"])
-def test_parameters_have_bounds(name: str, value: object) -> None:
+def test_parameters_have_bounds(name: str, value: Any) -> None:
     with pytest.raises(BadInput, match=f"^clearing.{name}: "):
         replace(PAPER, **{name: value})
 

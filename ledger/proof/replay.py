@@ -19,10 +19,10 @@ What no replay can tell, so that a leaf may state it wrongly:
 - Times. `at` counts only from `open` to the end of an epoch, for the grace. Several machines write
   it, each by its own clock, so it may go back from leaf to leaf; a checker that has a clock holds
   the checkpoints' time against it.
-- What happened outside: of `settle` the attempt, the size, the output's hash and who asked for the
-  task or did it (but not that the account exists and pays); of `abort` everything but that its
-  agent has an account; the ground of a `mint`, a `quota` or a `penalty`; which clients were
-  blocked at a `top_up`; how many tasks an older account had settled before the log began.
+- What happened outside: of `settle` the task's id (but that it is new), the attempt, the size, the
+  output's hash and, where it cost nothing, who asked and who did it; of `abort` everything but
+  that its agent has an account; the ground of a `mint` or a `penalty`; what quota an account
+  gets; which clients were blocked at a `top_up`; how many tasks an older account had settled.
 - Parameters that are neither τ nor clearing's: they are kept, not used.
 - A new `key`'s owner: only that its leaf names the key before it.
 """

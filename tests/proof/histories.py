@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from math import floor
+from typing import Any
 from uuid import UUID
 
 from ledger.clearing import Clearing
@@ -35,7 +36,7 @@ class Ledger:
         self.params(rule, tau_ppm)
 
     @property
-    def head(self) -> dict[str, object]:
+    def head(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "at": stamp(self.now)}
 
     def wait(self, seconds: float) -> None:
@@ -61,7 +62,7 @@ class Ledger:
 
     def open_older(self, account: str, quota: int | None, balance: int, settled: int) -> None:
         self._open(account, quota, balance, settled)
-        older = {"balance_ub": balance, "settled": settled}
+        older: dict[str, Any] = {"balance_ub": balance, "settled": settled}
         self.add(entries.open_older(**self.head, account=account, quota_ub=quota, **older))
 
     def _open(self, account: str, quota: int | None, balance: int, settled: int) -> None:
@@ -81,12 +82,12 @@ class Ledger:
         self.add(entries.mint(**self.head, account=account, postings=postings), *postings)
         self.totals["minted"] += amount
 
-    def settle(self, client: str, agent: str, cost: int, **values: object) -> None:
+    def settle(self, client: str, agent: str, cost: int, **values: Any) -> None:
         burn = floor(Fraction(self.tau_ppm, PPM) * cost)
         moved = [(client, -cost), (agent, cost - burn), ("system:burn", burn)]
         postings = [pair for pair in moved if pair[1]]
         self.tasks += 1
-        leaf = {
+        leaf: dict[str, Any] = {
             "task": str(UUID(int=self.tasks)),
             "attempt": 1,
             "client": client,
@@ -102,11 +103,11 @@ class Ledger:
         self.totals["settled"] += 1
 
     def abort(self, agent: str | None) -> None:
-        what = {"task": str(UUID(int=2**64)), "attempt": 1, "outcome": "timeout"}
+        what: dict[str, Any] = {"task": str(UUID(int=2**64)), "attempt": 1, "outcome": "timeout"}
         if agent is None:
             self.add(entries.abort(**self.head, **what))
         else:
-            blame = {"agent": agent, "f": (0.0, 5.0), "s": (1.0, 0.7)}
+            blame: dict[str, Any] = {"agent": agent, "f": (0.0, 5.0), "s": (1.0, 0.7)}
             self.add(entries.abort_blaming(**self.head, **what, **blame))
 
     def penalty(self, account: str, amount: int) -> None:

@@ -16,7 +16,7 @@ from ledger.proof.entries import ENTRY_MAX, POSTINGS_MAX, decode, encode, millis
 from tests.proof.histories import everything
 
 AT = "2026-11-21T03:04:05.678Z"
-SETTLE = {
+SETTLE: dict[str, Any] = {
     "epoch": 12,
     "at": AT,
     "task": "018f3c5e-1111-7000-8000-000000000001",
@@ -182,7 +182,13 @@ def test_what_the_form_cannot_carry_is_refused(value: Any) -> None:
 
 
 def test_a_leaf_of_no_blame_names_no_agent() -> None:
-    what = {"epoch": 1, "at": AT, "task": SETTLE["task"], "attempt": 1, "outcome": "lost"}
+    what: dict[str, Any] = {
+        "epoch": 1,
+        "at": AT,
+        "task": SETTLE["task"],
+        "attempt": 1,
+        "outcome": "lost",
+    }
     assert "agent" not in decode(entries.abort(**what))
     blamed = decode(entries.abort_blaming(**what, agent="agent:A", f=(0, 5), s=(1, 0.1)))
     assert (blamed["f"], blamed["s"]) == (["0.0", "5.0"], ["1.0", "0.1"])

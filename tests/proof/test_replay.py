@@ -304,7 +304,7 @@ def test_a_wrong_burn_is_named() -> None:
 
 def test_whoever_is_due_is_cleared() -> None:
     ledger = small()
-    ledger.dues = dict  # type: ignore[method-assign, assignment]
+    ledger.dues = dict  # type: ignore[method-assign]
     ledger.close([])
     assert reason(ledger) == "client:R is due and was not cleared"
 
