@@ -51,6 +51,14 @@ beat_schedule: dict[str, dict[str, Any]] = {
         "misfire": "coalesce",
         "limit_s": 30.0,
     },
+    # Closes an epoch that is over: clears the accounts. Its limit is for a million of them.
+    "close_epoch": {
+        "task": "cron.close_epoch",
+        "schedule": 5.0,
+        "lane": "system",
+        "misfire": "coalesce",
+        "limit_s": 300.0,
+    },
     # Deletes runs that are long over.
     "tidy": {
         "task": "cron.tidy",

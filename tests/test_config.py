@@ -27,6 +27,10 @@ theta_minus = "200"
 rho_plus = "0.02"       # per epoch
 rho_minus = "0.02"
 epoch_s = 3600
+grace_s = 86400
+settled_min = 5
+top_up = "1.5"
+top_up_cap = "20"
 [routing]
 policy = "paper"
 alpha = 0.3
@@ -91,6 +95,10 @@ def test_a_good_file_means_what_it_says(file: Path) -> None:
             "rho_plus_ppm": 20_000,
             "rho_minus_ppm": 20_000,
             "epoch_s": 3600,
+            "grace_s": 86_400,
+            "settled_min": 5,
+            "top_up_ub": 1_500_000,
+            "top_up_cap_ub": 20_000_000,
         },
         "routing": {
             "policy": "paper",

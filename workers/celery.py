@@ -61,6 +61,7 @@ app = Celery("clearlane", broker=settings.celery_broker_url, include=[
     "tasks.sweep",
     "tasks.clock",
     "tasks.cron",
+    "tasks.epochs",
     "tasks.submit",
 ])  # fmt: skip
 app.conf.update(

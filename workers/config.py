@@ -62,6 +62,8 @@ def load_config(path: Path) -> Wanted:
         refuse.first_of(error)
     _check_ids(file, refuse)
     policy = load_settings().agent_addresses
+    if file.ledger is not None:
+        _check_top_up(file.ledger, refuse)
     for index, agent in enumerate(file.agents):
         _check_agent(agent, ("agents", index), refuse, policy)
     for index, family in enumerate(file.families):
@@ -177,6 +179,12 @@ def _check_ids(file: File, refuse: _Refusal) -> None:
             seen[entry.id] = index
 
 
+def _check_top_up(section: LedgerSection, refuse: _Refusal) -> None:
+    if (section.top_up or 0) > (section.top_up_cap or 0):
+        reason = "more than top_up_cap, what all clients get of one epoch"
+        refuse.at(("ledger", "top_up"), reason, "write a top_up_cap that is as much at least")
+
+
 def _check_agent(
     agent: AgentSection, place: Place, refuse: _Refusal, policy: AddressPolicy
 ) -> None:
@@ -257,5 +265,9 @@ def _clearing(section: LedgerSection) -> dict[str, int]:
         "rho_plus_ppm": section.rho_plus,
         "rho_minus_ppm": section.rho_minus,
         "epoch_s": section.epoch_s,
+        "grace_s": section.grace_s,
+        "settled_min": section.settled_min,
+        "top_up_ub": section.top_up,
+        "top_up_cap_ub": section.top_up_cap,
     }
     return {name: value for name, value in values.items() if value is not None}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ledger.clearing import SECONDS_MAX, SETTLED_MAX
 from ledger.errors import BadInput
 from ledger.intake import SIZE_MAX
 from ledger.money import PPM, parse_b
@@ -75,6 +76,14 @@ class LedgerSection(Section):
     epoch_s: int | None = Field(
         None, ge=1, le=31_536_000, description="use whole seconds, 1 to 31536000"
     )
+    grace_s: int | None = Field(
+        None, ge=0, le=SECONDS_MAX, description=f"use whole seconds, 0 to {SECONDS_MAX}"
+    )
+    settled_min: int | None = Field(
+        None, ge=0, le=SETTLED_MAX, description=f"use a whole number, 0 to {SETTLED_MAX}"
+    )
+    top_up: _AmountUb | None = Field(None, description=_QUOTA)
+    top_up_cap: _AmountUb | None = Field(None, description=_QUOTA)
 
 
 class RoutingSection(Section):
