@@ -35,6 +35,14 @@ beat_schedule: dict[str, dict[str, Any]] = {
         "misfire": "coalesce",
         "limit_s": 10.0,
     },
+    # Signs the log when it has grown, and shows it to its witnesses.
+    "checkpoint": {
+        "task": "cron.checkpoint",
+        "schedule": 2.0,
+        "lane": "system",
+        "misfire": "coalesce",
+        "limit_s": 10.0,
+    },
     # Keeps what Redis knows of each agent; a wiped Redis is at most this much behind.
     "snapshot": {
         "task": "cron.snapshot",

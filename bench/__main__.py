@@ -26,6 +26,7 @@ from bench import (
     fleet,
     lanes,
     load,
+    log,
     memory,
     pipelines,
     report,
@@ -49,7 +50,7 @@ SECTIONS = {
     module.SECTION.name: module.SECTION
     for module in (
         *(bare, durable, pipelines, backlog, calls, load, cores, fleet, settling),
-        *(lanes, windows, entries, waiting, memory),
+        *(lanes, windows, log, entries, waiting, memory),
     )
 }
 

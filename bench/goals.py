@@ -130,6 +130,12 @@ GOALS = (
         least=3,
     ),
     Goal(
+        name="log: settlements/s by chunks of 64 with it over without",
+        needs=("log",),
+        ratio=lambda s: s["log"]["chunks"]["64"]["per_s"] / s["log"]["chunks"]["64"]["bare_per_s"],
+        least=0.85,
+    ),
+    Goal(
         name="scaling: cost of a settlement, large ledger over small",
         needs=("entries",),
         ratio=lambda s: s["entries"]["growth"],

@@ -17,6 +17,7 @@ from bench.section import Bench, Figures, Grid, Section, Trial, by_name
 from bench.stand import AGENTS, CLIENT, database, echo_agents, empty_database, submit
 from ledger import attempts
 from ledger.model import AttemptKey, Settlement
+from ledger.postings import client_account
 from ledger.settle import settle
 
 CHUNK = 64
@@ -50,7 +51,7 @@ def claimed(engine: Engine, chunks: int) -> list[list[Settlement]]:
 def _settlement(key: AttemptKey, number: int) -> Settlement:
     return Settlement(
         key=key,
-        client=CLIENT,
+        payer=client_account(CLIENT),
         agent=f"A{number % AGENTS}",
         size=100,
         cost_ub=COST_UB,

@@ -95,17 +95,30 @@ def works(engine: Engine, keys: Sequence[AttemptKey], now: datetime) -> list[Wor
     return [
         Work(
             key=AttemptKey(str(row.id), row.attempt),
-            client=row.client,
-            client_owner=row.owner,
+            payer=row.payer,
+            payer_owner=row.owner or "",
             family=row.family,
             size=row.size,
             avoid=row.avoid,
             lane=row.lane,
             fence=row.fence,
             fenced=row.fenced,
+            **_part(row),
         )
         for row in rows
     ]
+
+
+def _part(row: Any) -> dict[str, Any]:
+    """What a subtask has beyond other tasks."""
+    if row.parent is None:
+        return {}
+    return {
+        "parent": AttemptKey(str(row.parent), row.parent_attempt),
+        "chain": tuple(row.chain),
+        "budget_ub": row.budget_ub,
+        "outsourced_ub": int(row.outsourced_ub),
+    }
 
 
 def payloads(
@@ -118,13 +131,11 @@ def payloads(
     return {str(row.task): row.payload for row in rows}
 
 
-def spendable_ub(engine: Engine, clients: Sequence[str]) -> dict[str, int]:
-    """Balance plus quota per client, as settled."""
+def spendable_ub(engine: Engine, accounts: Sequence[str]) -> dict[str, int]:
+    """Balance plus quota per account, as settled."""
     with single(engine) as connection:
-        rows = query(
-            connection, "spendable", {"accounts": [f"client:{client}" for client in clients]}
-        ).fetchall()
-    return {row.client: row.spendable_ub for row in rows}
+        rows = query(connection, "spendable", {"accounts": list(accounts)}).fetchall()
+    return {row.id: row.spendable_ub for row in rows}
 
 
 def renew(engine: Engine, keys: Sequence[AttemptKey], until: datetime) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from ledger.check_checkpoints import checkpoint_violations
 from ledger.check_log import log_violations
 from ledger.db import dicts, query, report
 
@@ -24,7 +25,7 @@ def violations(engine: Engine) -> list[Violation]:
     """All violations that PostgreSQL alone can show; an empty list means that all holds."""
     with report(engine) as connection:
         rows = [*query(connection, "check"), *query(connection, "check_epochs")]
-        log = list(log_violations(connection))
+        log = [*log_violations(connection), *checkpoint_violations(connection)]
     return [
         *(
             Violation(invariant=row.invariant, subject=row.subject, violation=row.violation)

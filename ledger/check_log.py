@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from ledger.db import stream
+from ledger.db import scan
 from ledger.errors import BadInput
 from ledger.proof.entries import decode
 from ledger.proof.merkle import EMPTY_EDGE, Edge, leaf_hash
@@ -34,8 +34,8 @@ def log_violations(connection: Connection) -> Iterator[tuple[str, str]]:
     """Subject and violation: of the pages the first one, and of the leaves the first one; what
     follows cannot be told apart from it."""
     edge = EMPTY_EDGE
-    books = _Books(stream(connection, "check_transactions"))
-    for row in stream(connection, "check_pages", at_a_time=PAGES):
+    books = _Books(scan(connection, "check_transactions"))
+    for row in scan(connection, "check_pages", at_a_time=PAGES):
         page = _Page._make(row)
         try:
             entries = decode_bundle(bytes(page.entries))
@@ -89,6 +89,10 @@ class _Books:
         row, self._next = self._next, next(self._rows, None)
         if row is None or row[1] != index:
             return f"no transaction has this {leaf['type']} leaf"
+        return self._differs(row, leaf)
+
+    @staticmethod
+    def _differs(row: tuple[Any, ...], leaf: dict[str, Any]) -> str | None:
         number, _, kind, task, postings = row
         if (kind, task) != (leaf["type"], leaf.get("task")):
             return f"transaction {number} is a {kind} of task {task}"

@@ -7,8 +7,8 @@ Every share is floored: what a floor leaves stays with the account.
     charge    = ⌊ρ⁻·max(0, −b − θ⁻)⌋, at most b + Q: no account is driven below its quota
 
 Both go to `system:commons`. Accounts of the system are not cleared. An account that is younger
-than the grace or took part in fewer settled tasks than the minimum, as client or as agent, is
-spared the charge, not the demurrage.
+than the grace or settled fewer tasks than the minimum is spared the charge, not the demurrage. Of
+the tasks it settled those count that it paid for or was paid for: a free one does not.
 
 Then the clients whose budget blocked them are topped up, all by the same amount: the stated one,
 or an equal floored share of the cap where it does not suffice for all. So nobody's name puts them
@@ -81,7 +81,7 @@ class Member(NamedTuple):
     balance_ub: int
     quota_ub: int
     opened_ms: int
-    settled: int  # tasks it took part in as client or agent, since it was opened
+    settled: int  # tasks it paid for or was paid for, since it was opened
 
 
 class Group(NamedTuple):

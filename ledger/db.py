@@ -94,7 +94,7 @@ def query(
     return cursor
 
 
-def stream(
+def scan(
     connection: Connection, name: str, *, at_a_time: int = STREAMED
 ) -> Iterator[tuple[Any, ...]]:
     """The rows of a named statement as it finds them now, however many: not all at a time.

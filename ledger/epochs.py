@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine
 
 from ledger.clearing import BalancesHash, Clearing, Group, Member, groups, top_ups
-from ledger.db import dicts, one, query, report, single, stream
+from ledger.db import dicts, one, query, report, scan, single
 from ledger.errors import NotFound
 from ledger.log import Head, Page, open_page
 from ledger.params import clearing_of, epoch_s_of, params_of
@@ -147,8 +147,10 @@ def _close(connection: Connection, page: Page) -> Epoch:
         minted_ub=sums.minted_ub - begun.minted_ub,
         settled=sums.settled,
     )
-    hashed = {"balances_sha256": balances_sha256}
-    sheets.page.add(entries.epoch_close(epoch=page.epoch, at=page.at, **asdict(totals), **hashed))
+    leaf = entries.epoch_close(
+        epoch=page.epoch, at=page.at, balances_sha256=balances_sha256, **asdict(totals)
+    )
+    sheets.page.add(leaf)
     head = sheets.turn()
     values = {"epoch": page.epoch, "now": page.now, "size": head.size}
     query(
@@ -165,7 +167,7 @@ def _close(connection: Connection, page: Page) -> Epoch:
 def _clear(connection: Connection, sheets: _Sheets, rule: Clearing) -> tuple[int, int]:
     """Take demurrage and charges; how much of each."""
     page, demurrage_ub, charge_ub = sheets.page, 0, 0
-    members = map(Member._make, stream(connection, "epoch_members"))
+    members = map(Member._make, scan(connection, "epoch_members"))
     for part, group in enumerate(groups(members, rule, millis(page.at))):
         sheets.add("clear", _clear_leaf(page, part, group), group.postings)
         demurrage_ub += group.demurrage_ub
@@ -198,7 +200,7 @@ def _balances(connection: Connection) -> tuple[int, str]:
 
     def counted() -> Iterator[tuple[str, int]]:
         nonlocal count
-        for account, balance_ub in stream(connection, "epoch_balances"):
+        for account, balance_ub in scan(connection, "epoch_balances"):
             count += 1
             yield account, balance_ub
 

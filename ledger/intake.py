@@ -21,7 +21,8 @@ from sqlalchemy import Connection, Engine
 from ledger.db import READY, batch, dicts, notify, notify_ended, query, report, single, transaction
 from ledger.errors import BadInput, Conflict, NotFound
 from ledger.lanes import require_holder
-from ledger.model import LANE_DEFAULT, Json
+from ledger.model import LANE_DEFAULT, AttemptKey, Json
+from ledger.postings import client_account
 
 PAYLOAD_MAX_BYTES = 1 << 20
 SIZE_MAX = 1_000_000  # tokens
@@ -54,6 +55,23 @@ class Tenure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Where tasks come from: a client, or an agent that works on `parent` (row M23).
+
+    payer: the account that pays. ready_at: their place in the line. chain: the agents that wait
+    for them, the payer's last. budget_ub: what all subtasks of the parent's attempt may cost.
+    """
+
+    payer: str
+    ready_at: datetime
+    client: str | None = None
+    batch: int = 0
+    parent: AttemptKey | None = None
+    chain: Sequence[str] | None = None
+    budget_ub: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Accepted:
     """A task in the ledger. `created` is False when its idempotency key was known; `batch` is then
     the one it belonged to, 0 for none."""
@@ -81,29 +99,45 @@ def submit(
     """
     if not submissions:
         return []
-    ids = new_ids(len(submissions), now)
-    rows = [_row(task, item) for task, item in zip(ids, submissions, strict=True)]
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    names = sorted({item.family for item in submissions})
-    lanes = sorted({item.lane for item in submissions})
-    values = columns | {"client": client, "now": now, "batch": tenure.batch if tenure else 0}
+    origin = Origin(
+        payer=client_account(client),
+        ready_at=now,
+        client=client,
+        batch=tenure.batch if tenure else 0,
+    )
     with transaction(engine) as connection:
         if tenure is not None:
             require_holder(connection, tenure.lane, tenure.token, now)
-        with batch(connection):
-            clients = query(connection, "clients", {"names": [client]})
-            families = query(connection, "families", {"names": names})
-            found_lanes = query(connection, "lane_names", {"names": lanes})
-            added = query(connection, "submit", values)
-            notify(connection, READY)
-        _require("client", [client], clients, "see `clearlane ledger balances`")
-        _require("family", names, families, "add it to the configuration file")
-        _require("lane", lanes, found_lanes, "see `clearlane lanes list`")
-        created = {str(row.id) for row in added}
-        known = _known(connection, client, [row for row in rows if row["ids"] not in created])
-        if tenure is not None and known:
-            left = [item.task for item in known.values() if item.state == "INIT"]
+        accepted = add(connection, origin, submissions, now)
+        left = [item.task for item in accepted if not item.created and item.state == "INIT"]
+        if tenure is not None and left:
             query(connection, "adopt", {"ids": left, "batch": tenure.batch})
+    return accepted
+
+
+def add(
+    connection: Connection, origin: Origin, submissions: Sequence[Submission], now: datetime
+) -> list[Accepted]:
+    """`submit`, as part of a transaction, for whoever pays; not for none."""
+    ids = new_ids(len(submissions), now)
+    rows = [
+        _row(task, item, origin.parent) for task, item in zip(ids, submissions, strict=True)
+    ]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    clients = [] if origin.client is None else [origin.client]
+    names = sorted({item.family for item in submissions})
+    lanes = sorted({item.lane for item in submissions})
+    with batch(connection):
+        found_clients = query(connection, "clients", {"names": clients})
+        families = query(connection, "families", {"names": names})
+        found_lanes = query(connection, "lane_names", {"names": lanes})
+        added = query(connection, "submit", columns | _origin(origin) | {"now": now})
+        notify(connection, READY)
+    _require("client", clients, found_clients, "see `clearlane ledger balances`")
+    _require("family", names, families, "add it to the configuration file")
+    _require("lane", lanes, found_lanes, "see `clearlane lanes list`")
+    created = {str(row.id) for row in added}
+    known = _known(connection, origin.payer, [row for row in rows if row["ids"] not in created])
     return [
         Accepted(task=row["ids"], state="INIT", created=True)
         if row["ids"] in created
@@ -132,8 +166,21 @@ def known(
             "see `clearlane lanes list`",
         )
         for start in range(0, len(rows), KNOWN_MAX):
-            found |= _before(connection, client, rows[start : start + KNOWN_MAX])
+            page = rows[start : start + KNOWN_MAX]
+            found |= _before(connection, client_account(client), page)
     return found
+
+
+def again(
+    engine: Engine, payer: str, parent: AttemptKey, submissions: Sequence[Submission]
+) -> list[Accepted] | None:
+    """The subtasks that these made before, whatever has become of their parent; None unless they
+    made all of them. Raises Conflict, BadInput."""
+    rows = [_row("", item, parent) for item in submissions]
+    with single(engine) as connection:
+        known = _known(connection, payer, [row for row in rows if row["keys"] is not None])
+    found = [known[row["keys"]] for row in rows if row["keys"] in known]
+    return found if len(found) == len(rows) else None
 
 
 def cancel(engine: Engine, task: str, now: datetime) -> None:
@@ -172,6 +219,7 @@ def task_list(
     engine: Engine,
     *,
     client: str | None = None,
+    payer: str | None = None,
     state: str | None = None,
     before: str | None = None,
     limit: int = 100,
@@ -183,6 +231,7 @@ def task_list(
             "task_list",
             {
                 "client": client,
+                "payer": payer,
                 "state": state,
                 "before": checked_id(before) if before else None,
                 "limit": limit,
@@ -223,7 +272,21 @@ def _require(field: str, names: Sequence[str], rows: Iterable[Any], remedy: str)
             raise NotFound(field, f"{name!r} is not known", remedy)
 
 
-def _row(task: str, item: Submission) -> dict[str, Any]:
+def _origin(origin: Origin) -> dict[str, Any]:
+    """Its part of what `submit` binds."""
+    parent = origin.parent
+    return {
+        "client": origin.client,
+        "ready_at": origin.ready_at,
+        "batch": origin.batch,
+        "parent": None if parent is None else parent.task,
+        "parent_attempt": None if parent is None else parent.attempt,
+        "chain": None if origin.chain is None else list(origin.chain),
+        "budget_ub": origin.budget_ub,
+    }
+
+
+def _row(task: str, item: Submission, parent: AttemptKey | None = None) -> dict[str, Any]:
     if item.size is not None and not 0 < item.size <= SIZE_MAX:
         raise BadInput("size", f"{item.size} is not possible", f"use 1 to {SIZE_MAX} tokens")
     try:
@@ -232,6 +295,7 @@ def _row(task: str, item: Submission) -> dict[str, Any]:
         asked = [item.family, item.type, item.size, item.payload]
         # What was asked before there were lanes stays the same request.
         asked += [item.lane] if item.lane != LANE_DEFAULT else []
+        asked += [] if parent is None else [list(parent)]
         content = json.dumps(asked, sort_keys=True)
     except (ValueError, TypeError, RecursionError) as error:
         raise BadInput("payload", str(error), "send plain JSON") from None
@@ -262,10 +326,10 @@ def _row(task: str, item: Submission) -> dict[str, Any]:
 
 
 def _known(
-    connection: Connection, client: str, rows: Sequence[dict[str, Any]]
+    connection: Connection, payer: str, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Accepted]:
     """What earlier submissions made of these idempotency keys. Raises Conflict."""
-    found = _before(connection, client, rows)
+    found = _before(connection, payer, rows)
     for item in found.values():
         if isinstance(item, Conflict):
             raise item
@@ -273,13 +337,13 @@ def _known(
 
 
 def _before(
-    connection: Connection, client: str, rows: Sequence[dict[str, Any]]
+    connection: Connection, payer: str, rows: Sequence[dict[str, Any]]
 ) -> dict[str, Accepted | Conflict]:
     """By idempotency key, the task that has it, or the refusal because it is another task."""
     if not rows:
         return {}
     keys = [row["keys"] for row in rows]
-    before = query(connection, "submitted_before", {"client": client, "keys": keys})
+    before = query(connection, "submitted_before", {"payer": payer, "keys": keys})
     hashes = {row["keys"]: row["hashes"] for row in rows}
     return {
         row.idempotency_key: Accepted(

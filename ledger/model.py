@@ -55,9 +55,10 @@ class Wait(StrEnum):
     DISPATCH = "dispatch"  # ready: the dispatcher takes it as soon as the fleet has room
     ATTEMPT = "attempt"  # an attempt is in flight
     CAPACITY = "capacity"  # every agent that could take it is full
-    CREDIT = "credit"  # the client cannot pay the lowest price
+    CREDIT = "credit"  # who pays for it cannot pay the lowest price
     NO_AGENT = "no_agent"  # no agent satisfies the family's constraints
     COOLDOWN = "cooldown"  # every agent that could take it rests until a known time
+    BUDGET = "budget"  # the parent's budget does not pay the lowest price, or the parent is over
     LANE = "lane"  # its lane changed hands before the attempt could start
 
 
@@ -131,14 +132,20 @@ class Work:
     """What the steps need to know of one attempt's task; no payload."""
 
     key: AttemptKey
-    client: str
-    client_owner: str  # who stands behind the client; empty: unknown
+    payer: str  # an account
+    payer_owner: str  # who stands behind the payer; empty: unknown
     family: str
     size: int  # tokens
     avoid: str | None  # the agent that failed this task last
     lane: str = LANE_DEFAULT
     fence: int = 0  # the lane's token under which the attempt was claimed
     fenced: bool = False  # the lane has changed hands since, or its holder's lease has ended
+    # Of a subtask: the attempt that asked for it; the agents that wait for it, who pays last; what
+    # all subtasks of that attempt may cost, 0 when it is over; and what the paid ones have cost.
+    parent: AttemptKey | None = None
+    chain: tuple[str, ...] = ()
+    budget_ub: int = 0
+    outsourced_ub: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +173,7 @@ class Settlement:
     """A validated attempt, ready to be paid. `cost_ub` is the price quoted at reservation."""
 
     key: AttemptKey
-    client: str
+    payer: str  # an account
     agent: str
     size: int
     cost_ub: int

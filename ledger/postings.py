@@ -25,6 +25,7 @@ class Settled(StrEnum):
     ALREADY = "already"  # this attempt was settled before: nothing moved twice
     STALE = "stale"  # another attempt is in charge, or the task has ended otherwise
     NO_CREDIT = "no_credit"  # the balance would fall below the quota
+    NO_BUDGET = "no_budget"  # the parent's budget does not pay for it
     FENCED = "fenced"  # its lane has changed hands: nothing of the holder before is accepted
     REFUSED = "refused"  # its result cannot be kept: the attempt has failed
 
@@ -54,6 +55,8 @@ class TaskRow(NamedTuple):
     state: str
     in_flight: bool  # claimed and neither put back nor aborted since
     fenced: bool = False  # its lane accepts nothing of that claim's holder any more
+    parent: AttemptKey | None = None  # of a subtask: the attempt that asked for it
+    left_ub: int = 0  # and what is left of that attempt's budget
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,10 +78,10 @@ def agent_account(agent: str) -> str:
 
 
 def payment(settlement: Settlement, tau_ppm: int) -> list[Posting]:
-    """Client pays, τ of it burns, the agent gets the rest. Postings of zero are left out."""
+    """The payer pays, τ of it burns, the agent gets the rest. Postings of zero are left out."""
     shares = split(settlement.cost_ub, tau_ppm)
     found = [
-        Posting(client_account(settlement.client), -settlement.cost_ub),
+        Posting(settlement.payer, -settlement.cost_ub),
         Posting(agent_account(settlement.agent), shares.agent_ub),
         Posting(BURN, shares.burn_ub),
     ]
@@ -93,10 +96,11 @@ def plan_settlements(
 ) -> Plan:
     """Decide each settlement in turn against the balances that the earlier ones leave."""
     left_ub: dict[str, int] = {}
+    budgets_ub: dict[AttemptKey, int] = {}
     outcomes: dict[AttemptKey, Settled] = {}
     payments: list[tuple[Settlement, Sequence[Posting]]] = []
     for settlement in settlements:
-        account = client_account(settlement.client)
+        account = settlement.payer
         outcome = _standing(settlement.key, tasks)
         if settlement.key in outcomes:
             continue  # the same attempt twice in one chunk is one settlement
@@ -104,11 +108,24 @@ def plan_settlements(
             spendable = left_ub.setdefault(account, _spendable(accounts[account]))
             if settlement.cost_ub > spendable:
                 outcome = Settled.NO_CREDIT
+            elif not _within(budgets_ub, tasks[settlement.key.task], settlement.cost_ub):
+                outcome = Settled.NO_BUDGET
             else:
                 left_ub[account] -= settlement.cost_ub
                 payments.append((settlement, payment(settlement, tau_ppm)))
         outcomes[settlement.key] = outcome
     return Plan(outcomes=outcomes, payments=payments)
+
+
+def _within(budgets_ub: dict[AttemptKey, int], task: TaskRow, cost_ub: int) -> bool:
+    """Whether the parent's budget pays for it; if so, it is taken off."""
+    if task.parent is None:
+        return True
+    left_ub = budgets_ub.setdefault(task.parent, task.left_ub)
+    if cost_ub > left_ub:
+        return False
+    budgets_ub[task.parent] = left_ub - cost_ub
+    return True
 
 
 def _standing(key: AttemptKey, tasks: Mapping[str, TaskRow]) -> Settled:

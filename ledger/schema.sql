@@ -185,7 +185,7 @@ CREATE INDEX cron_run_ended ON cron_run (job, state, ended_at);
 -- for a waiting task the instant it is worth trying, for one in flight the end of its claim.
 CREATE TABLE task (
     id uuid PRIMARY KEY,
-    client text NOT NULL REFERENCES client,
+    client text REFERENCES client, -- NULL: it is a subtask
     family text NOT NULL REFERENCES family,
     type text NOT NULL,
     size integer NOT NULL CHECK (size > 0),
@@ -196,7 +196,7 @@ CREATE TABLE task (
     losses integer NOT NULL DEFAULT 0 CHECK (losses >= 0),
     wait text DEFAULT 'dispatch'
         CHECK (wait IN
-            ('dispatch', 'attempt', 'capacity', 'credit', 'no_agent', 'cooldown', 'lane')),
+            ('dispatch', 'attempt', 'capacity', 'credit', 'no_agent', 'cooldown', 'lane', 'budget')),
     ready_at timestamptz NOT NULL,
     avoid text,
     submitted_at timestamptz NOT NULL,
@@ -209,7 +209,19 @@ CREATE TABLE task (
     batch bigint NOT NULL DEFAULT 0,
     -- The lane's token under which the last attempt was claimed.
     fence bigint NOT NULL DEFAULT 0,
-    UNIQUE (client, idempotency_key),
+    -- Of a subtask (row M23): the attempt in whose course an agent asked for it; the agents that wait
+    -- for it, who pays last; what all subtasks of that attempt may cost together.
+    parent uuid REFERENCES task,
+    parent_attempt integer,
+    chain text[],
+    budget_ub bigint CHECK (budget_ub >= 0),
+    -- The account that pays.
+    payer text NOT NULL GENERATED ALWAYS AS
+        (coalesce('client:' || client, 'agent:' || chain[cardinality(chain)])) STORED,
+    CONSTRAINT task_client_or_parent CHECK (
+        num_nulls(parent, parent_attempt, chain, budget_ub) = CASE WHEN client IS NULL THEN 0 ELSE 4 END),
+    CONSTRAINT task_depth CHECK (cardinality(chain) BETWEEN 1 AND 4),
+    UNIQUE (payer, idempotency_key),
     CHECK ((state = 'INIT') = (wait IS NOT NULL)),
     CHECK ((state = 'INIT') = (ended_at IS NULL))
 );
@@ -219,6 +231,8 @@ CREATE INDEX task_batch ON task (batch, state) WHERE batch > 0;
 CREATE INDEX task_in_flight ON task (id) WHERE state = 'INIT' AND wait = 'attempt';
 CREATE INDEX task_expiry ON task (expires_at) WHERE state = 'INIT' AND expires_at IS NOT NULL;
 CREATE INDEX task_recent ON task (submitted_at DESC, id DESC);
+CREATE INDEX task_part ON task (parent, parent_attempt) WHERE parent IS NOT NULL;
+CREATE INDEX task_part_open ON task (parent) WHERE parent IS NOT NULL AND state = 'INIT';
 
 -- The payload is written once and read by the execute step: kept out of the row that changes.
 CREATE TABLE task_body (
@@ -463,6 +477,56 @@ VALUES (1, 'epoch', 0, 0, 0, 0);
 INSERT INTO log_append (size, at, entries, hashes, edge, root)
 VALUES (0, 'epoch', '', '', '', sha256(''));
 
+-- The keys that the log is signed with, one after the other: the newest signs. `leaf`: where the log
+-- announces it, signed for by the one before too; the first one is announced by nobody.
+CREATE TABLE log_key (
+    number integer PRIMARY KEY CHECK (number > 0),
+    vkey text NOT NULL UNIQUE,
+    leaf bigint UNIQUE CHECK (leaf >= 0),
+    at timestamptz NOT NULL,
+    CHECK ((number = 1) = (leaf IS NULL))
+);
+
+-- What the log has committed to: the note of a size, signed by its key.
+CREATE TABLE log_checkpoint (
+    size bigint PRIMARY KEY REFERENCES log_append,
+    note text NOT NULL,
+    at timestamptz NOT NULL,
+    quorum_at timestamptz -- when enough witnesses had signed it too
+);
+CREATE INDEX log_checkpoint_quorum ON log_checkpoint (size) WHERE quorum_at IS NOT NULL;
+
+-- Signatures of witnesses on it, as they go below the note; `witness` is the verifier key.
+CREATE TABLE log_cosignature (
+    size bigint REFERENCES log_checkpoint,
+    witness text,
+    line text NOT NULL,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (size, witness)
+);
+CREATE INDEX log_cosignature_witness ON log_cosignature (witness, size);
+
+-- How it went when a witness was asked last, and for which size; no fault: it has signed.
+CREATE TABLE log_witness (
+    witness text PRIMARY KEY,
+    size bigint NOT NULL,
+    fault text NOT NULL,
+    at timestamptz NOT NULL
+);
+
+CREATE TRIGGER log_key_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON log_key
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER log_cosignature_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON log_cosignature
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+-- Of a checkpoint nothing changes but, once, that the quorum has signed it.
+CREATE TRIGGER log_checkpoint_immutable BEFORE UPDATE ON log_checkpoint
+    FOR EACH ROW WHEN (
+        OLD.quorum_at IS NOT NULL
+        OR (OLD.size, OLD.note, OLD.at) IS DISTINCT FROM (NEW.size, NEW.note, NEW.at)
+    ) EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER log_checkpoint_kept BEFORE DELETE OR TRUNCATE ON log_checkpoint
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
 -- Snapshots of judgement, so that a wiped Redis comes back with what it knew -----------------------
 
 CREATE TABLE pool_snapshot (
@@ -531,3 +595,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON cron_job, cron_run TO clearlane_app;
 REVOKE EXECUTE ON FUNCTION record_tenure() FROM PUBLIC;
 GRANT SELECT, INSERT ON log_append, log_tile TO clearlane_app;
 GRANT SELECT, INSERT, UPDATE ON epoch TO clearlane_app;
+GRANT SELECT, INSERT ON log_key, log_checkpoint, log_cosignature TO clearlane_app;
+GRANT UPDATE (quorum_at) ON log_checkpoint TO clearlane_app;
+GRANT SELECT, INSERT, UPDATE ON log_witness TO clearlane_app;

@@ -26,7 +26,6 @@ from ledger.postings import (
     Standing,
     TaskRow,
     agent_account,
-    client_account,
     plan_settlements,
 )
 from ledger.proof import entries
@@ -134,7 +133,7 @@ def _lock(
     And the log's head, and what is to be kept of each settlement: made while the server works.
     """
     ids = {settlement.key.task for settlement in settlements}
-    accounts = {client_account(settlement.client) for settlement in settlements}
+    accounts = {settlement.payer for settlement in settlements}
     with batch(connection):
         query(connection, "settle_lock", {"lock": SETTLE_LOCK})
         tasks = query(connection, "settle_tasks", {"ids": _array(ids)})
@@ -143,11 +142,18 @@ def _lock(
         # Of an attempt that is there twice the first counts, as in the plan.
         rows = {settlement.key: _row(settlement) for settlement in reversed(settlements)}
     return (
-        {row.id: TaskRow(row.attempt, row.state, row.in_flight, row.fenced) for row in tasks},
+        {row.id: _task(row) for row in tasks},
         {row.id: Standing(balance_ub=row.balance_ub, quota_ub=row.quota_ub) for row in standings},
         one(head),
         rows,
     )
+
+
+def _task(row: Any) -> TaskRow:
+    if row.parent is None:
+        return TaskRow(row.attempt, row.state, row.in_flight, row.fenced)
+    parent = AttemptKey(row.parent, row.parent_attempt)
+    return TaskRow(row.attempt, row.state, row.in_flight, row.fenced, parent, row.left_ub)
 
 
 def _row(settlement: Settlement) -> _Row:
@@ -181,7 +187,7 @@ def _leaf(page: Page, settlement: Settlement, postings: Sequence[Posting], sha25
         at=page.at,
         task=settlement.key.task,
         attempt=settlement.key.attempt,
-        client=client_account(settlement.client),
+        client=settlement.payer,
         agent=agent_account(settlement.agent),
         size=settlement.size,
         output_sha256=sha256,

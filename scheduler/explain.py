@@ -27,6 +27,7 @@ class Obstacle(StrEnum):
     TOOLS = "tools"
     DOMAIN = "domain"
     REGION = "region"
+    WAITS = "waits"  # it works on the task that this one is a part of
     TOO_SMALL = "too_small"  # the task does not even fit when the agent is idle
     AVOIDED = "avoided"  # it failed this task last, and there is someone else
     RESTING = "resting"  # cooldown, Retry-After
@@ -34,7 +35,8 @@ class Obstacle(StrEnum):
     FULL = "full"  # too few tokens are free
     TOO_DEAR = "too_dear"  # beyond the installation's ceiling
     VETOED = "vetoed"  # a plug-in forbids the pairing
-    CREDIT = "credit"  # the client cannot pay
+    CREDIT = "credit"  # the payer cannot pay
+    BUDGET = "budget"  # the parent's budget does not pay for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,9 +161,9 @@ def _ask(work: Work, board: Board, seat: Seat, removed: Collection[Obstacle]) ->
         seats=seats,
         balance_ub=board.balance_ub,
         spendable_ub=(
-            {work.client: UNLIMITED_UB}
+            {work.payer: UNLIMITED_UB}
             if Obstacle.CREDIT in removed
-            else {work.client: board.spendable_ub[work.client]}
+            else {work.payer: board.spendable_ub[work.payer]}
         ),
         families=board.families,
         routing=(
@@ -170,9 +172,18 @@ def _ask(work: Work, board: Board, seat: Seat, removed: Collection[Obstacle]) ->
         now_ms=board.now_ms,
         veto=None if Obstacle.VETOED in removed else board.veto,
     )
-    asked = work if avoided else replace(work, avoid=None)
+    asked = _asked(work if avoided else replace(work, avoid=None), removed)
     (answer,) = plan([asked], alone, random.Random(0))
     return answer
+
+
+def _asked(work: Work, removed: Collection[Obstacle]) -> Work:
+    """The task as it would be without these obstacles."""
+    if Obstacle.WAITS in removed:
+        work = replace(work, chain=())
+    if Obstacle.BUDGET in removed:
+        work = replace(work, parent=None)
+    return work
 
 
 def _freed(work: Work, board: Board, seat: Seat, removed: Collection[Obstacle]) -> Seat:

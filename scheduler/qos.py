@@ -1,7 +1,7 @@
 """The built-in quality of service: the paper's section 5.2 and 5.3 as a plug-in like any other.
 
 A severe failure makes the risk premium jump; every verdict on content moves the quality, unless
-the client belongs to the agent's owner (rows M13, M14).
+who pays belongs to the agent's owner (rows M13, M14).
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ class Qos:
 
 
 def related(work: Work, agent: Agent) -> bool:
-    """Whether client and agent have the same known owner: praising oneself does not count."""
-    return bool(agent.owner) and agent.owner == work.client_owner
+    """Whether payer and agent have the same known owner: praising oneself does not count."""
+    return bool(agent.owner) and agent.owner == work.payer_owner

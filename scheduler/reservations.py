@@ -1,7 +1,7 @@
 """What is in flight: pools, sagas, credit deltas and leases, each change one atomic script.
 
 Rows M04, M05, M10. Every method works on a set of attempts in one round trip. Keys:
-`pool:<agent>` capacity and judgement, `saga:<task>:<attempt>` one attempt, `credit:<client>`
+`pool:<agent>` capacity and judgement, `saga:<task>:<attempt>` one attempt, `credit:<account>`
 what is reserved, `lane:<lane>` the fencing token and pace, `leases` every attempt in flight by the
 instant its lease ends.
 """
@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ledger.errors import Unavailable
-from ledger.model import Agent, AttemptKey, Reply, SagaState, Verdict
+from ledger.model import Agent, AttemptKey, Reply, SagaState, Verdict, Work
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, gives_back
 from scheduler.router import Quote
@@ -45,7 +45,8 @@ class Taken(StrEnum):
 
     OK = "OK"
     MOVED = "MOVED"  # the pool is not what the price was computed from: plan again
-    CREDIT = "CREDIT"  # the client's credit went elsewhere meanwhile
+    CREDIT = "CREDIT"  # the payer's credit went elsewhere meanwhile
+    BUDGET = "BUDGET"  # the parent's budget does not pay for it, or its agent has answered
     DUPLICATE = "DUPLICATE"  # this attempt is reserved already
     FENCED = "FENCED"  # its lane has another holder by now
     PACED = "PACED"  # its lane was told to slow down: not yet
@@ -53,7 +54,7 @@ class Taken(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credit:
-    """A client's credit delta: held by attempts in flight; settled since Redis was empty."""
+    """An account's credit delta: held by attempts in flight; settled since Redis was empty."""
 
     reserved_ub: int
     released_ub: int
@@ -111,9 +112,9 @@ class Reservations:
         self._redis = client
 
     def look(
-        self, agents: Sequence[str], clients: Sequence[str] = ()
+        self, agents: Sequence[str], payers: Sequence[str] = ()
     ) -> tuple[dict[str, Standing], dict[str, Credit]]:
-        """Capacity and judgement of each agent, and each client's credit delta, at one instant.
+        """Capacity and judgement of each agent, and each payer's credit delta, at one instant.
 
         Agents without a pool yet are left out. Read it before the balances that the credit will
         be compared with: a settlement that falls in between then counts twice for a moment
@@ -121,14 +122,14 @@ class Reservations:
         """
         with self._pipeline() as pipe:
             queue(pipe, "look", [([f"pool:{agent}"], []) for agent in agents])
-            for client in clients:
-                pipe.hmget(f"credit:{client}", "reserved_ub", "released_ub")
+            for payer in payers:
+                pipe.hmget(f"credit:{payer}", "reserved_ub", "released_ub")
             _, looked, *held = _execute(pipe)
         return (
             decode_standings(agents, looked),
             {
-                client: Credit(reserved_ub=int(row[0] or 0), released_ub=int(row[1] or 0))
-                for client, row in zip(clients, held, strict=True)
+                payer: Credit(reserved_ub=int(row[0] or 0), released_ub=int(row[1] or 0))
+                for payer, row in zip(payers, held, strict=True)
             },
         )
 
@@ -166,11 +167,11 @@ class Reservations:
                 quote.size_mt,
                 quote.y_seen_mt, quote.refill_mt, quote.refilled_seen_ms,
                 agent.slots, int(agent.cooldown_s * 1000),
-                quote.cost_ub, spendable_ub[work.client], released_seen_ub[work.client],
+                quote.cost_ub, spendable_ub[work.payer], released_seen_ub[work.payer],
                 encode_sheet(quote, gives_back(agent)), lease_until_ms[work.family] - now_ms,
-                work.fence,
+                work.fence, _parent(work), work.budget_ub,
             ]  # fmt: skip
-            keys = [*_keys(agent.id, work.key, work.client), f"lane:{work.lane}"]
+            keys = [*_keys(agent.id, work.key, work.payer), f"lane:{work.lane}"]
             calls.append((keys, args))
         return [Taken(answer) for answer in self._run("reserve", calls)]
 
@@ -286,8 +287,9 @@ class Reservations:
                 saga.size_mt if saga.gives_back else 0,
                 -saga.cost_ub,
                 saga.cost_ub if settled else 0,
+                _parent(saga.work),
             ]
-            calls.append((_keys(saga.agent, saga.work.key, saga.work.client), args))
+            calls.append((_keys(saga.agent, saga.work.key, saga.work.payer), args))
         self._run("release", calls)
 
     def store_judgements(self, changes: Mapping[str, tuple[Judgement, Judgement]]) -> list[str]:
@@ -392,5 +394,10 @@ def _saga(key: AttemptKey, row: Sequence[str]) -> Saga | None:
     return decode_saga(key, dict(zip(row[::2], row[1::2], strict=True)))
 
 
-def _keys(agent: str, key: AttemptKey, client: str) -> list[str]:
-    return [f"pool:{agent}", f"saga:{member(key)}", f"credit:{client}", LEASES]
+def _keys(agent: str, key: AttemptKey, payer: str) -> list[str]:
+    return [f"pool:{agent}", f"saga:{member(key)}", f"credit:{payer}", LEASES]
+
+
+def _parent(work: Work) -> str:
+    """The key of the attempt whose budget pays, empty for none."""
+    return "" if work.parent is None else f"saga:{member(work.parent)}"

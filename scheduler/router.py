@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ledger.model import Agent, Family, Routing, Wait, Work
+from ledger.model import Agent, AttemptKey, Family, Routing, Wait, Work
 from scheduler.judgement import Judgement, premium
 from scheduler.pool import MT, Pool, cost_ub, refill_mt
 from scheduler.price import choose, effective_price
@@ -132,13 +132,14 @@ class Offers:
 
 @dataclass(slots=True)
 class Board:
-    """Agents at one instant, and what each client can still spend. Consumed by one plan.
+    """Agents at one instant, and what each payer can still spend. Consumed by one plan.
 
     balance_ub: balance and quota as settled. spendable_ub: the same less what is reserved; it
     falls with each planned task.
     suited: how many agents of the whole fleet could take a task if they were idle; None when the
     board has them all.
     taken: the agents of the planned tasks, in their order.
+    budgets_ub: by parent, what its subtasks of this plan may still cost.
     """
 
     seats: Mapping[str, Seat]
@@ -150,6 +151,7 @@ class Board:
     veto: Veto | None = None
     suited: Callable[[Work], int] | None = None
     taken: list[str] = field(default_factory=list)
+    budgets_ub: dict[AttemptKey, int] = field(default_factory=dict)
     _eligible: dict[tuple[str, str], list[Seat]] = field(default_factory=dict)
     _offers: dict[tuple[str, str, int], Offers] = field(default_factory=dict)
 
@@ -161,6 +163,12 @@ class Board:
             found = self._offers[kind] = self._open(work)
         found.refresh(self)
         return found
+
+    def budget_ub(self, work: Work) -> float:
+        """What its parent's budget leaves for it; a task without a parent has no such bound."""
+        if work.parent is None:
+            return math.inf
+        return self.budgets_ub.setdefault(work.parent, work.budget_ub - work.outsourced_ub)
 
     def _open(self, work: Work) -> Offers:
         if (work.lane, work.family) not in self._eligible:
@@ -217,7 +225,8 @@ def plan(works: Sequence[Work], board: Board, rng: random.Random) -> list[Quote 
 def _place(work: Work, board: Board, rng: random.Random) -> Quote | NoSeat:
     offers = board.offers(work)
     # Whoever just failed this task sits out while there is anyone else at all.
-    avoid = work.avoid if len(offers.seats) > 1 or offers.unseen else None
+    others = len(offers.seats) - sum(name in offers.seats for name in work.chain)
+    avoid = work.avoid if others > 1 or offers.unseen else None
     near, room = _near(offers.ranked, work, board, avoid)
     if near:
         prices = [offer.price_ub for offer in near]
@@ -225,19 +234,25 @@ def _place(work: Work, board: Board, rng: random.Random) -> Quote | NoSeat:
     if room:
         return NoSeat(
             work=work,
-            wait=Wait.CREDIT,
+            wait=_lacking(work, board),
             not_before_ms=_pause_until_ms(work, CREDIT_MS, board),
             unseen=offers.unseen,
         )
     return _full(work, offers, avoid, board)
 
 
+def _lacking(work: Work, board: Board) -> Wait:
+    """Which of the two bounds is the narrower one."""
+    is_budget = board.budget_ub(work) < board.spendable_ub[work.payer]
+    return Wait.BUDGET if is_budget else Wait.CREDIT
+
+
 def _near(
     ranked: Sequence[Offer], work: Work, board: Board, avoid: str | None
 ) -> tuple[list[Offer], bool]:
-    """What the task may choose from: the lowest price that its client can pay, and those within
+    """What the task may choose from: the lowest price that can be paid for it, and those within
     epsilon of it; and whether anything at all was offered, at whatever cost."""
-    spendable = board.spendable_ub[work.client]
+    spendable = min(board.spendable_ub[work.payer], board.budget_ub(work))
     start, room = 0, False
     while start < len(ranked):
         end = _end(ranked, ranked[start], board)
@@ -261,7 +276,9 @@ def _end(ranked: Sequence[Offer], first: Offer, board: Board) -> int:
 def _open_to(
     work: Work, offers: Sequence[Offer], board: Board, avoid: str | None
 ) -> Sequence[Offer]:
-    """Those that neither the task's last failure nor a plug-in forbids."""
+    """Those that neither the task's last failure nor its chain nor a plug-in forbids."""
+    if work.chain:
+        offers = [offer for offer in offers if offer.seat.agent.id not in work.chain]
     if avoid is not None:
         offers = [offer for offer in offers if offer.seat.agent.id != avoid]
     if board.veto is not None:
@@ -286,7 +303,9 @@ def _take(offer: Offer, work: Work, board: Board) -> Quote:
     # With a cooldown one start closes the window for everyone else in the chunk too.
     seat.free_slots = 0 if seat.agent.cooldown_s else seat.free_slots - 1
     board.taken.append(seat.agent.id)
-    board.spendable_ub[work.client] -= offer.cost_ub
+    board.spendable_ub[work.payer] -= offer.cost_ub
+    if work.parent is not None:
+        board.budgets_ub[work.parent] -= offer.cost_ub
     return quote
 
 
@@ -311,7 +330,11 @@ def _full(work: Work, offers: Offers, avoid: str | None, board: Board) -> NoSeat
         # Of those who were not looked at any may be ready: nothing longer can be promised.
         not_before_ms = board.now_ms + pause_ms
         return NoSeat(work=work, wait=Wait.CAPACITY, not_before_ms=not_before_ms, unseen=True)
-    seats = [seat for name, seat in offers.seats.items() if name != avoid]
+    seats = [
+        seat
+        for name, seat in offers.seats.items()
+        if name != avoid and name not in work.chain
+    ]
     if not seats:
         return NoSeat(
             work=work, wait=Wait.NO_AGENT, not_before_ms=_pause_until_ms(work, NO_AGENT_MS, board)

@@ -52,6 +52,7 @@ class Saga:
     verdict: Verdict | None
     penalty: Penalty
     began: bool  # a worker has set out to call the agent
+    outsourced_ub: int = 0  # held or paid for its subtasks
     judging: bool = False  # a validator of others has been given the reply
 
 
@@ -60,14 +61,16 @@ def encode_sheet(quote: Quote, gives_back: bool) -> str:
     work = quote.work
     values = {
         "agent": quote.agent.id,
-        "client": work.client,
-        "owner": work.client_owner,
+        "payer": work.payer,
+        "owner": work.payer_owner,
         "family": work.family,
         "size": work.size,
         "size_mt": quote.size_mt,
         "cost_ub": quote.cost_ub,
         "gives_back": gives_back,
     }
+    if work.parent is not None:
+        values["parent"] = work.parent
     return json.dumps(values, separators=(",", ":"))
 
 
@@ -104,11 +107,12 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
     return Saga(
         work=Work(
             key=key,
-            client=sheet["client"],
-            client_owner=sheet["owner"],
+            payer=sheet["payer"],
+            payer_owner=sheet["owner"],
             family=sheet["family"],
             size=sheet["size"],
             avoid=None,
+            parent=AttemptKey(*sheet["parent"]) if "parent" in sheet else None,
         ),
         state=SagaState(fields["state"]),
         agent=sheet["agent"],
@@ -118,6 +122,7 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
         reply=_reply(json.loads(reply)) if reply is not None else None,
         verdict=Verdict(**json.loads(verdict)) if verdict is not None else None,
         began="caller" in fields,
+        outsourced_ub=int(fields.get("outsourced_ub", 0)),
         judging="judging" in fields,
         penalty=Penalty(**json.loads(penalty)) if penalty is not None else NO_PENALTY,
     )

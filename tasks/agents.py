@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractResolver
 from multidict import CIMultiDict
 
 from ledger.errors import BadInput, InvariantBroken
-from ledger.model import Agent, Json, Outcome, Reply
+from ledger.model import Agent, AttemptKey, Json, Outcome, Reply
 from tasks.addresses import SAID_TOO_MUCH, AddressPolicy, guarded_socket
 from tasks.call import RETRY_AFTER_MAX_S
 from tasks.jsontext import parse
@@ -81,21 +81,22 @@ class AgentClient:
         self._reader.shutdown(wait=False, cancel_futures=True)
 
     async def call(
-        self, agent: Agent, *, task: str, family: str, payload: Json, deadline_s: float
+        self, agent: Agent, *, key: AttemptKey, family: str, payload: Json, deadline_s: float
     ) -> Reply:
         """Ask `agent` for one task's output; at most `deadline_s` from name lookup to last byte.
 
         Kind `json` posts {task, family, payload} and expects {output}; kind `openai` posts a
         chat completion and reads the answer's content as JSON; kind `echo` answers at once
-        with its payload, without HTTP, and is for benches and drills.
+        with its payload, without HTTP, and is for benches and drills. Task and attempt go in
+        headers as well: an agent that asks others for help names both.
         """
         if agent.kind == "echo":
             return Reply(outcome=Outcome.OK, latency_s=0.0, output=payload)
-        body = _question(agent, task, family, payload)
+        body = _question(agent, key.task, family, payload)
         started_s = time.monotonic()
         try:
             async with asyncio.timeout(deadline_s):
-                reply = await self._exchange(agent, task, body)
+                reply = await self._exchange(agent, key, body)
         except TimeoutError:
             reply = _failed(Outcome.TIMEOUT, f"no complete answer within {deadline_s:g} s")
         except BadInput as error:
@@ -116,9 +117,11 @@ class AgentClient:
             return replace(reply, latency_s=latency_s)
         return replace(reply, latency_s=latency_s, detail=_presentable(agent, reply.detail))
 
-    async def _exchange(self, agent: Agent, task: str, body: bytes) -> Reply:
+    async def _exchange(self, agent: Agent, key: AttemptKey, body: bytes) -> Reply:
         headers = CIMultiDict(agent.headers)
-        headers["Idempotency-Key"] = task
+        headers["Idempotency-Key"] = key.task
+        headers["X-Clearlane-Task"] = key.task
+        headers["X-Clearlane-Attempt"] = str(key.attempt)
         headers["Content-Type"] = "application/json"
         headers["Accept-Encoding"] = "identity"
         async with self._session.post(

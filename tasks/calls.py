@@ -79,7 +79,7 @@ class Calls:
             return
         self._outbox[call.key] = await self._client.call(
             call.agent,
-            task=call.key.task,
+            key=call.key,
             family=call.family,
             payload=call.payload,
             deadline_s=call.deadline_s,

@@ -26,6 +26,8 @@ from tasks.context import Context, current
 from tasks.messages import COMMIT, received
 from tasks.patience import patient
 
+UNPAID = {Settled.NO_CREDIT: Wait.CREDIT, Settled.NO_BUDGET: Wait.BUDGET}
+
 log = structlog.get_logger()
 
 
@@ -92,7 +94,7 @@ def settlement(saga: Saga) -> Settlement:
     reply, verdict = saga.reply, saga.verdict
     return Settlement(
         key=saga.work.key,
-        client=saga.work.client,
+        payer=saga.work.payer,
         agent=saga.agent,
         size=saga.work.size,
         cost_ub=saga.cost_ub,
@@ -103,11 +105,11 @@ def settlement(saga: Saga) -> Settlement:
 
 
 def _let_wait(context: Context, outcomes: Mapping[AttemptKey, Settled]) -> None:
-    """A client whose quota was cut while the agent worked: the task waits for credit again."""
+    """A payer whose quota was cut while the agent worked: the task waits for credit again."""
     broke = [
-        Waiting(key, Wait.CREDIT, context.now_ms() + CREDIT_MS)
+        Waiting(key, UNPAID[outcome], context.now_ms() + CREDIT_MS)
         for key, outcome in outcomes.items()
-        if outcome is Settled.NO_CREDIT
+        if outcome in UNPAID
     ]
     if broke:
         attempts.put_back(context.engine, broke)

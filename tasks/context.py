@@ -17,6 +17,7 @@ from scheduler.hooks import Hooks, load_hooks
 from scheduler.qos import Qos
 from scheduler.reservations import Reservations
 from tasks.addresses import AddressPolicy
+from tasks.notary import Notary
 
 REGISTRY_AGE_S = 1.0  # how old the registry in a worker may be
 # Counts on while the machine sleeps, where the system has such a clock.
@@ -29,6 +30,7 @@ class Context:
     lease_margin_s: how long beyond a family's deadline a reservation lives before the sweeper
     takes the attempt for lost.
     addresses: where agents may live; by default global addresses and loopback.
+    notary: who signs the log; None where nobody does.
     clock: seconds since the epoch. Without one, the time is PostgreSQL's, asked for whenever the
     registry is read and counted on from there: a host whose clock is wrong, or jumps, neither
     parks tasks nor takes the claims of others for ended.
@@ -41,12 +43,14 @@ class Context:
         reservations: Reservations,
         lease_margin_s: float,
         addresses: AddressPolicy | None = None,
+        notary: Notary | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.engine = engine
         self.reservations = reservations
         self.lease_margin_s = lease_margin_s
         self.addresses = addresses or AddressPolicy()
+        self.notary = notary
         self._clock = clock or self._shared_s
         self._server_ahead_s: float | None = None  # of STEADY
         self._registry: Registry | None = None

@@ -20,7 +20,7 @@ from ledger.model import Agent, AttemptKey, Wait, Work
 from ledger.registry import Registry
 from scheduler.pool import MT
 from scheduler.reservations import GAP_MS, Credit, Taken
-from scheduler.router import CAPACITY_MS, Board, NoSeat, Quote, Seat, plan
+from scheduler.router import CAPACITY_MS, CREDIT_MS, Board, NoSeat, Quote, Seat, plan
 from scheduler.shortlist import Shortlist
 from scheduler.snapshot import decode_snapshot
 from scheduler.standing import Standing
@@ -77,6 +77,11 @@ def _paced(context: Context, work: Work) -> Waiting:
     return Waiting(work.key, Wait.COOLDOWN, context.now_ms() + GAP_MS)
 
 
+def _unpaid(context: Context, work: Work) -> Waiting:
+    """Its parent's budget went elsewhere: it comes back only if another subtask fails."""
+    return Waiting(work.key, Wait.BUDGET, context.now_ms() + CREDIT_MS)
+
+
 def _put_back(context: Context, waiting: Sequence[Waiting]) -> list[AttemptKey]:
     """Let them wait, but not those that an earlier copy of this message has seated already."""
     sagas = context.reservations.read([item.key for item in waiting])
@@ -96,8 +101,8 @@ def _round(
     shortlist = _shortlist(context, registry)
     now_ms = context.now_ms()
     names = shortlist.pick(works, now_ms, wider=wider)
-    clients = sorted({work.client for work in works})
-    standings, credits = _look(context, registry, clients, now_ms, names)
+    payers = sorted({work.payer for work in works})
+    standings, credits = _look(context, registry, payers, now_ms, names)
     board = _board(context, registry, standings, credits, now_ms)
     decisions = plan(works, board, context.rng)
     shortlist.learn(works, board)
@@ -108,7 +113,7 @@ def _round(
     answers = context.reservations.reserve(
         quotes,
         spendable_ub=board.balance_ub,
-        released_seen_ub={client: credit.released_ub for client, credit in credits.items()},
+        released_seen_ub={payer: credit.released_ub for payer, credit in credits.items()},
         lease_until_ms={
             family.id: now_ms + int((family.deadline_s + context.lease_margin_s) * 1000)
             for family in registry.families.values()
@@ -122,6 +127,7 @@ def _round(
     seated = [work.key for work in said[Taken.OK] + said[Taken.DUPLICATE]]
     held = [_fenced(context, work) for work in said[Taken.FENCED]]
     held += [_paced(context, work) for work in said[Taken.PACED]]
+    held += [_unpaid(context, work) for work in said[Taken.BUDGET]]
     return seated, refused, held, said[Taken.MOVED] + said[Taken.CREDIT]
 
 
@@ -151,7 +157,7 @@ def _board(
         },
         balance_ub=balance_ub,
         spendable_ub={
-            client: balance_ub[client] - credit.reserved_ub for client, credit in credits.items()
+            payer: balance_ub[payer] - credit.reserved_ub for payer, credit in credits.items()
         },
         families=registry.families,
         routing=registry.routing,
@@ -172,7 +178,7 @@ def _board(
 def _look(
     context: Context,
     registry: Registry,
-    clients: Sequence[str],
+    payers: Sequence[str],
     now_ms: int,
     names: Sequence[str] | None = None,
 ) -> tuple[dict[str, Standing], dict[str, Credit]]:
@@ -180,7 +186,7 @@ def _look(
     has it at another size than the registry says, every such pool is made from its last snapshot
     or resized."""
     names = list(registry.agents) if names is None else names
-    found = context.reservations.look(names, clients)
+    found = context.reservations.look(names, payers)
     if not _unfit(registry, names, found[0]):
         return found
     known = snapshots.load(context.engine)
@@ -191,7 +197,7 @@ def _look(
         {name: decode_snapshot(state) for name, state in known.items()},
         now_ms,
     )
-    return context.reservations.look(names, clients)
+    return context.reservations.look(names, payers)
 
 
 def _unfit(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from celery import shared_task
 
-from ledger import attempts, snapshots
+from ledger import attempts, snapshots, subtasks
 from ledger.db import instant
 from ledger.model import AttemptKey, SagaState
 from scheduler.saga import Saga
@@ -45,6 +45,7 @@ def _sweep(context: Context) -> None:
     for _ in range(EXPIRE_ROUNDS_MAX):
         if attempts.expire(context.engine, limit=EXPIRE_MAX, now=context.now()) < EXPIRE_MAX:
             break
+    subtasks.cancel_orphans(context.engine, limit=EXPIRE_MAX, now=context.now())
 
 
 def _resume(

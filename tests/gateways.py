@@ -135,6 +135,8 @@ class Gateway:
 def _decoded(text: bytes, kind: str) -> Any:
     if not text:
         return None
+    if kind == "octet-stream":
+        return text
     return json.loads(text) if kind.endswith("json") else text.decode()
 
 

@@ -35,8 +35,8 @@ def client(name: str = "R", mint_b: int = 2000, **values: Any) -> registry.Clien
 def work(task: str = "t", **values: Any) -> Work:
     given = {
         "key": AttemptKey(task, 1),
-        "client": "R",
-        "client_owner": "",
+        "payer": "client:R",
+        "payer_owner": "",
         "family": "f",
         "size": 100,
         "avoid": None,
@@ -84,7 +84,7 @@ def claim(
 
 def settlement(key: AttemptKey, **values: Any) -> Settlement:
     given = {
-        "client": "R",
+        "payer": "client:R",
         "agent": "A",
         "size": 100,
         "cost_ub": 10 * UB,

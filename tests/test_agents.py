@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger.errors import InvariantBroken
-from ledger.model import Agent, Outcome, Reply
+from ledger.model import Agent, AttemptKey, Outcome, Reply
 from tasks.addresses import AddressPolicy
 from tasks.agents import BODY_MAX, AgentClient, retry_after_s
 from tasks.resolver import Resolver
@@ -49,7 +49,7 @@ async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncI
 
 async def ask(client: AgentClient, agent: Agent, deadline_s: float = LONG_S) -> Reply:
     return await client.call(
-        agent, task="t-1", family="f", payload={"q": "ü"}, deadline_s=deadline_s
+        agent, key=AttemptKey("t-1", 2), family="f", payload={"q": "ü"}, deadline_s=deadline_s
     )
 
 

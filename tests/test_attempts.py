@@ -334,7 +334,9 @@ def test_works_and_payloads_of_what_is_in_charge(engine: Engine, now: datetime) 
     intake.cancel(engine, tasks[0], now)
     assert attempts.payloads(engine, tasks, now) == {tasks[1]: {"n": 1}}
     assert [item.key.task for item in attempts.works(engine, keys, now)] == [tasks[1]]
-    assert attempts.spendable_ub(engine, ["R", "nobody"]) == {"R": 2_000_000_000}
+    assert attempts.spendable_ub(engine, ["client:R", "client:nobody"]) == {
+        "client:R": 2_000_000_000
+    }
 
 
 # More work than the fleet can do ------------------------------------------------------------------

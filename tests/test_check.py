@@ -152,4 +152,13 @@ def test_a_settlement_between_others_is_named(
         f" WHERE id = '{instead}' AND p.account = '{due}' AND p.transaction = 1",
         f"UPDATE posting SET account = '{instead}' WHERE account = '{due}' AND transaction = 1",
     )
-    assert [item.invariant for item in violations(engine)] == ["C2"]
+    plant(
+        database_url,
+        f"UPDATE account SET settled = settled - 1 WHERE id = '{due}'",
+        f"UPDATE account SET settled = settled + 1 WHERE id = '{instead}'",
+    )
+    named = {(item.invariant, item.violation.split(" to ")[0]) for item in violations(engine)}
+    assert named == {
+        ("C2", "paid"),
+        ("C7", "transaction 1 has other postings"),  # the log remembers
+    }

@@ -779,7 +779,7 @@ def test_check_catches_what_was_planted(
 
 
 LEAKS: Sequence[tuple[str, str, tuple[str, str, int]]] = [
-    ("C4", "client R", ("credit:R", "reserved_ub", 5)),
+    ("C4", "account client:R", ("credit:client:R", "reserved_ub", 5)),
     ("C5", "agent B", ("pool:B", "in_flight", 1)),
     ("C5", "agent B", ("pool:B", "y_mt", 900_000)),
     ("C5", "agent B", ("pool:B", "y_mt", 1_000_001)),

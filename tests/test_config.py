@@ -27,10 +27,6 @@ theta_minus = "200"
 rho_plus = "0.02"       # per epoch
 rho_minus = "0.02"
 epoch_s = 3600
-grace_s = 86400
-settled_min = 5
-top_up = "1.5"
-top_up_cap = "20"
 [routing]
 policy = "paper"
 alpha = 0.3
@@ -95,10 +91,6 @@ def test_a_good_file_means_what_it_says(file: Path) -> None:
             "rho_plus_ppm": 20_000,
             "rho_minus_ppm": 20_000,
             "epoch_s": 3600,
-            "grace_s": 86_400,
-            "settled_min": 5,
-            "top_up_ub": 1_500_000,
-            "top_up_cap_ub": 20_000_000,
         },
         "routing": {
             "policy": "paper",
@@ -138,6 +130,40 @@ def test_a_good_file_means_what_it_says(file: Path) -> None:
             },
         )
     ]
+
+
+CLEARING = """
+[ledger]
+grace_s = 86400
+settled_min = 5
+top_up = "1.5"
+top_up_cap = "20"
+"""
+
+
+def test_clearing_is_configured(file: Path) -> None:
+    file.write_text(CLEARING)
+    assert load_config(file).params["clearing"] == {
+        "grace_s": 86_400,
+        "settled_min": 5,
+        "top_up_ub": 1_500_000,
+        "top_up_cap_ub": 20_000_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "reason"),
+    [
+        ('top_up_cap = "20"', "", 5, "ledger.top_up: more than top_up_cap"),
+        ('"20"', '"1.4"', 5, "ledger.top_up: more than top_up_cap"),
+        ("86400", "-1", 3, "ledger.grace_s: -1 is not possible; use whole seconds, 0 to"),
+        ("= 5", "= 1.5", 4, "ledger.settled_min: 1.5 is not possible; use a whole number, 0 to"),
+    ],
+)
+def test_a_clearing_that_cannot_be_is_refused(
+    file: Path, old: str, new: str, line: int, reason: str
+) -> None:
+    assert refusal(file, CLEARING.replace(old, new)).startswith(f"{file}:{line}: {reason}")
 
 
 def test_it_reaches_the_registry_once(file: Path, engine: Engine, now: datetime) -> None:

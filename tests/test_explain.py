@@ -30,8 +30,8 @@ def board(*pairs: tuple[Agent, dict[str, Any]], spendable_ub: int = RICH, **valu
         seats[item.id] = Seat.open(item, pool, judged, routing, NOW_MS)
     return Board(
         seats=seats,
-        balance_ub={"R": spendable_ub},
-        spendable_ub={"R": spendable_ub},
+        balance_ub={"client:R": spendable_ub},
+        spendable_ub={"client:R": spendable_ub},
         families={"f": values.pop("family", family())},
         routing=routing,
         now_ms=NOW_MS,

@@ -431,6 +431,7 @@ def test_openapi_describes_every_route_and_its_problems(gateway: Gateway) -> Non
         ("post", "/v1/tasks/{task}/cancel"), ("get", "/v1/agents"), ("get", "/v1/agents/{agent}"),
         ("get", "/v1/prices"), ("get", "/v1/accounts"), ("get", "/v1/accounts/{account}"),
         ("get", "/v1/lanes"), ("get", "/v1/lanes/{lane}"),
+        ("get", "/v1/epochs"), ("get", "/v1/epochs/{epoch}"),
         ("get", "/livez"), ("get", "/readyz"), ("get", "/metrics"),
     }  # fmt: skip
     for path, methods in document["paths"].items():

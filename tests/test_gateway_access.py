@@ -11,14 +11,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fastapi import FastAPI
 
-from ledger import db, tokens
+from ledger import checkpoints, db, tokens
 from ledger.errors import InvariantBroken, NotFound
+from ledger.proof.notes import LOG, Signer
+from ledger.settle import settle
 from ledger.tokens import Role
 from scheduler.reservations import Reservations
 from scheduler.reservations import connect as connect_redis
 from tasks.context import Context
 from tests.conftest import Servers
 from tests.gateways import Answer, Gateway, own_database, refused, serving, task, token_of
+from tests.makers import claim, settlement
 from workers.gateway.access import EVERYBODY, RULES, check_own, check_rules, routes_of
 from workers.gateway.app import create_app
 from workers.settings import Settings, sqlalchemy_url
@@ -30,7 +33,7 @@ CLOSED = {rule: roles for rule, roles in RULES.items() if roles is not EVERYBODY
 
 @dataclass(frozen=True, kw_only=True)
 class House:
-    """A gateway, a token of each role, and a task of R and of S."""
+    """A gateway, a token of each role, and a task of R, one of S, and one of R that was paid."""
 
     gateway: Gateway
     database_url: str
@@ -38,17 +41,31 @@ class House:
     others: dict[Role, str]
     task: str
     foreign: str
+    paid: str
 
     def ask(self, rule: tuple[str, str], token: str | None, task_id: str | None = None) -> Answer:
         method, route = rule
         names = {
-            "task": task_id or self.task,
+            "task": task_id or (self.paid if route.endswith("/receipt") else self.task),
+            "path": "0/000.p/1",
             "agent": "A",
             "account": "client:R",
             "lane": "default",
+            "epoch": "1",
         }
         body = task() if rule == ("POST", "/v1/tasks") else None
         return self.gateway.ask(method, route.format(**names), body, token=token)
+
+
+def settled(database_url: str, paid: str) -> str:
+    """The task, paid, and in a signed log."""
+    engine, now = db.connect(sqlalchemy_url(database_url)), datetime.now(UTC)
+    signer = Signer(name="log.example/1", kind=LOG, seed=bytes(32))
+    done = [settlement(key) for key in claim(engine, now) if key.task == paid]
+    settle(engine, done, tau_ppm=10_000, now=now)
+    checkpoints.sign(engine, lambda: signer, now)
+    engine.dispose()
+    return paid
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +79,7 @@ def house(servers: Servers) -> Iterator[House]:
             others={role: token_of(url, role, tenant) for role, tenant in OTHER.items()},
             task=gateway.submit(task()).body["task"],
             foreign=gateway.submit(task(client="S")).body["task"],
+            paid=settled(url, gateway.submit(task()).body["task"]),
         )
 
 
@@ -77,9 +95,9 @@ def test_every_route_has_a_rule_and_every_rule_a_route(app: FastAPI) -> None:
         check_rules(app)
 
 
-def test_only_health_and_the_description_are_open() -> None:
+def test_only_health_the_description_and_checkpoints_are_open() -> None:
     assert {path for (_, path), roles in RULES.items() if roles is EVERYBODY} == {
-        "/livez", "/readyz", "/openapi.json",
+        "/livez", "/readyz", "/openapi.json", "/log/checkpoint",
     }  # fmt: skip
     assert all(Role.OPERATOR in roles for roles in CLOSED.values())
     for (method, _), roles in CLOSED.items():
@@ -145,6 +163,7 @@ def test_what_belongs_to_others_does_not_exist(house: House) -> None:
         ("GET", "/v1/tasks/{}", mine, nobody, client, "task"),
         ("GET", "/v1/tasks/{}?wait=0.1", mine, nobody, client, "task"),
         ("POST", "/v1/tasks/{}/cancel", mine, nobody, client, "task"),
+        ("GET", "/v1/tasks/{}/receipt", mine, nobody, client, "task"),
         ("GET", "/v1/tasks?after={}", mine, nobody, client, "after"),
         ("GET", "/v1/accounts/{}", "client:R", "client:nobody", client, "account"),
         ("GET", "/v1/accounts/{}", "agent:S", "agent:nobody", client, "account"),

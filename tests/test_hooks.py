@@ -107,10 +107,10 @@ def test_a_timeout_jumps_once() -> None:
 
 
 def test_praise_of_a_related_client_does_not_count() -> None:
-    mine = work(client_owner="team")
+    mine = work(payer_owner="team")
     assert related(mine, agent(owner="team"))
     assert not related(work(), agent(owner=""))
-    assert not related(work(client_owner="other"), agent(owner="team"))
+    assert not related(work(payer_owner="other"), agent(owner="team"))
     after = judged(hooks(), Outcome.OK, WRONG, by=mine, on=agent(owner="team"))
     assert (after.s, after.samples, after.f) == (1.0, 0, 5.0)
 
@@ -139,8 +139,8 @@ def test_a_veto_is_respected_by_the_plan() -> None:
             )
             for item in agents
         },
-        balance_ub={"R": 10**12},
-        spendable_ub={"R": 10**12},
+        balance_ub={"client:R": 10**12},
+        spendable_ub={"client:R": 10**12},
         families={"f": family()},
         routing=ROUTING,
         now_ms=0,

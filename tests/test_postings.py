@@ -48,7 +48,7 @@ def test_settling_a_chunk(
     tau_ppm: int,
 ) -> None:
     chunk = [
-        settlement(AttemptKey(task, attempt), client=client, cost_ub=cost)
+        settlement(AttemptKey(task, attempt), payer=f"client:{client}", cost_ub=cost)
         for task, attempt, client, cost in items
     ]
     plan = plan_settlements(chunk, rows, accounts, tau_ppm)
@@ -60,7 +60,7 @@ def test_settling_a_chunk(
         assert sum(posting.amount_ub for posting in postings) == 0
         assert all(posting.amount_ub for posting in postings)
         moved = {posting.account: posting.amount_ub for posting in postings}
-        assert moved.get(f"client:{item.client}", 0) == -item.cost_ub
+        assert moved.get(item.payer, 0) == -item.cost_ub
         balances.update(moved)
     for name, standing in accounts.items():
         assert balances[name] >= -(standing.quota_ub or 0)
@@ -91,13 +91,13 @@ def test_a_client_without_credit_never_blocks_another(
     """What becomes of Q's settlements does not depend on how much P has."""
     owner = {task: client for task, _, client, _ in items}
     chunk = [
-        settlement(AttemptKey(task, attempt), client=owner[task], cost_ub=cost)
+        settlement(AttemptKey(task, attempt), payer=f"client:{owner[task]}", cost_ub=cost)
         for task, attempt, _, cost in items
     ]
     broke = accounts | {"client:P": Standing(balance_ub=0, quota_ub=0)}
     with_p, without_p = (plan_settlements(chunk, rows, known, TAU) for known in (accounts, broke))
     for item in chunk:
-        if item.client != "P":
+        if item.payer != "client:P":
             assert with_p.outcomes[item.key] is without_p.outcomes[item.key]
 
 

@@ -54,7 +54,7 @@ def quote(
         work=work(
             key.task,
             key=key,
-            client=values.pop("client", "R"),
+            payer=values.pop("payer", "R"),
             size=size,
             fence=values.pop("fence", 1),
         ),
@@ -630,7 +630,7 @@ class Machine(RuleBasedStateMachine):
         on, seen = self.agents[name], self.pools[name]
         self.numbers += 1
         key = AttemptKey(f"t{self.numbers}", 1)
-        asked = quote(on, seen, key, size=size, cost_ub=cost_ub, client=client, now_ms=self.now_ms)
+        asked = quote(on, seen, key, size=size, cost_ub=cost_ub, payer=client, now_ms=self.now_ms)
         if asked.size_mt >= asked.y_seen_mt:
             return  # the router never plans this
         asked = replace(asked, y_seen_mt=asked.y_seen_mt + unseen)

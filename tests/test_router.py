@@ -40,7 +40,7 @@ def board(
         )
         for item in agents
     }
-    spendable = spendable or {"R": RICH}
+    spendable = spendable or {"client:R": RICH}
     return Board(
         seats=seats,
         balance_ub=dict(spendable),
@@ -154,10 +154,10 @@ def test_credit_decides_by_cost_and_takes_what_can_be_paid() -> None:
     dear, cheap = agent("dear", k=10**6), agent("cheap", k=10**3)
     risky = {"cheap": Judgement(f=5.0, s=0.001, judged_at_ms=NOW_MS)}
     assert chosen(decide(board([dear, cheap], judged=risky))) == ["dear"]
-    poor = {"R": 111_111_110}
+    poor = {"client:R": 111_111_110}
     assert chosen(decide(board([dear, cheap], judged=risky, spendable=poor))) == ["cheap"]
     assert chosen(decide(board([dear], spendable=poor))) == [Wait.CREDIT]
-    assert chosen(decide(board([dear], spendable={"R": 111_111_111}))) == ["dear"]
+    assert chosen(decide(board([dear], spendable={"client:R": 111_111_111}))) == ["dear"]
 
 
 def test_a_veto_takes_the_pairing_out() -> None:
@@ -228,7 +228,7 @@ def test_a_plan_never_overdraws_anyone(
             y_mt=int(y_max * MT * left), refilled_at_ms=NOW_MS - 1_000, in_flight=in_flight
         )
     works = [
-        work(f"t{number}", client=name, size=size, avoid=avoid)
+        work(f"t{number}", payer=name, size=size, avoid=avoid)
         for number, (name, size, avoid) in enumerate(given_works)
     ]
     on = board(agents, pools=pools, spendable={"P": credit_ub, "Q": 10**6})
@@ -248,7 +248,7 @@ def test_a_plan_never_overdraws_anyone(
         assert decision.cost_ub == cost_ub(decision.agent.k, free_mt[name], decision.size_mt)
         free_mt[name] -= decision.size_mt
         slots_left[name] -= 1
-        spent[decision.work.client] += decision.cost_ub
+        spent[decision.work.payer] += decision.cost_ub
         assert free_mt[name] > 0
         assert slots_left[name] >= 0
     assert spent["P"] <= credit_ub
@@ -267,7 +267,7 @@ def test_a_board_of_a_few_says_so() -> None:
         assert isinstance(decision, NoSeat)
         assert (decision.wait, decision.unseen) == (Wait.CAPACITY, True)
         assert decision.not_before_ms == NOW_MS + 100
-    (decision,) = decide(board([agent("A")], spendable={"R": 1}, suited=lambda _: 2))
+    (decision,) = decide(board([agent("A")], spendable={"client:R": 1}, suited=lambda _: 2))
     assert isinstance(decision, NoSeat)
     assert (decision.wait, decision.unseen) == (Wait.CREDIT, True)
     # The board has all that are suited: what it says is final.
@@ -332,7 +332,7 @@ def test_every_choice_is_near_the_lowest_price_that_is_allowed(  # noqa: PLR0917
     seats = {name: replace(seat) for name, seat in on.seats.items()}
     spendable = dict(on.spendable_ub)
     works = [
-        work(f"t{number}", client=name, size=size, avoid=avoid, family="fg"[number % 2])
+        work(f"t{number}", payer=name, size=size, avoid=avoid, family="fg"[number % 2])
         for number, (name, size, avoid) in enumerate(given_works)
     ]
     for decision in plan(works, on, random.Random(1)):

@@ -795,8 +795,8 @@ class Machine(RuleBasedStateMachine):
         assert row["cost_ub"] is None
 
     def _check_nothing_left(self) -> None:
-        board, credits = self.fleet.at.look([item.id for item in AGENTS], [self.client])
-        assert credits[self.client].reserved_ub == 0
+        board, credits = self.fleet.at.look([item.id for item in AGENTS], [f"client:{self.client}"])
+        assert credits[f"client:{self.client}"].reserved_ub == 0
         for item in AGENTS:
             if item.id in board:
                 pool = board[item.id][0]

@@ -160,7 +160,7 @@ def test_more_can_be_settled_at_once_than_a_notification_holds(
 def test_a_client_without_credit_never_blocks_its_neighbour(engine: Engine, now: datetime) -> None:
     poor = claimed(engine, now, 3, by="poor")
     (rich,) = claimed(engine, now)
-    found = settle(engine, [settlement(key, client="poor") for key in poor] + [settlement(rich)],
+    found = settle(engine, [settlement(key, payer="client:poor") for key in poor] + [settlement(rich)],
                    tau_ppm=TAU, now=now)  # fmt: skip
     assert [found[key] for key in poor] == [Settled.PAID, Settled.PAID, Settled.NO_CREDIT]
     assert found[rich] is Settled.PAID
@@ -209,7 +209,7 @@ def test_a_thousand_payments_of_ten_burn_a_hundred(engine: Engine, now: datetime
     install(engine, now, clients=[client("W", mint_b=10_000)], agents=[agent("W")])
     keys = claimed(engine, now, 1000, by="W")
     for start in range(0, 1000, 64):
-        chunk = [settlement(key, client="W", agent="W") for key in keys[start : start + 64]]
+        chunk = [settlement(key, payer="client:W", agent="W") for key in keys[start : start + 64]]
         assert set(settle(engine, chunk, tau_ppm=TAU, now=now).values()) == {Settled.PAID}
     assert balance_ub(engine, "system:burn") == 100 * UB
     assert balance_ub(engine, "agent:W") == 9_900 * UB

@@ -56,8 +56,8 @@ class Truth:
                 )
                 for name in names
             },
-            balance_ub={"R": RICH},
-            spendable_ub={"R": RICH},
+            balance_ub={"client:R": RICH},
+            spendable_ub={"client:R": RICH},
             families=self.families,
             routing=self.routing,
             now_ms=self.now_ms,

@@ -124,13 +124,13 @@ def test_nothing_is_left_to_do() -> None:
 
 
 def called_statements() -> set[str]:
-    """Names given to `query(...)`, and to helpers that pass their argument on to it."""
+    """Names given to `query` and `scan`, and to helpers that pass their argument on to them."""
     found: set[str] = set()
     for path in (HOME / "ledger").rglob("*.py"):
         for node in ast.walk(tree(path)):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
                 continue
-            position = {"query": 1, "_put": 1}.get(node.func.id)
+            position = {"query": 1, "scan": 1, "_put": 1}.get(node.func.id)
             if position is None or len(node.args) <= position:
                 continue
             argument = node.args[position]
@@ -165,7 +165,7 @@ def executed() -> dict[str, list[str]]:
 def test_statements_are_files_with_bound_values() -> None:
     """One place runs them; LISTEN takes no values, so its channel is quoted as an identifier."""
     assert executed() == {
-        "ledger/db.py": ["sql(name)"],
+        "ledger/db.py": ["sql(name)", "sql(name)"],
         "ledger/listen.py": ["sql.SQL('LISTEN {}').format(sql.Identifier(channel))"],
     }
 
@@ -176,7 +176,7 @@ def test_no_statement_is_put_together() -> None:
         assert not re.search(r"\bEXECUTE\b|\bformat\s*\(", path.read_text()), path.stem
     for path in (HOME / "ledger").glob("*.py"):
         for call in ast.walk(tree(path)):
-            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "query":
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in {"query", "scan"}:
                 assert isinstance(call.args[1], ast.Constant | ast.Name), name_of(path)
 
 

@@ -14,7 +14,7 @@ from ledger.check import Violation
 from scheduler.pool import MT, gives_back
 from tasks.context import Context
 
-CLIENT = "client:"
+SYSTEM = "system:"  # pays for no task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,16 +45,16 @@ def _leaks(context: Context) -> tuple[list[Violation], int]:
 
 def _suspects(context: Context) -> Iterator[Violation]:
     agents = context.registry().agents
-    clients = [
-        row["account"].removeprefix(CLIENT)
+    payers = [
+        row["account"]
         for row in accounts.balances(context.engine)
-        if row["account"].startswith(CLIENT)
+        if not row["account"].startswith(SYSTEM)
     ]
-    pools, credits = context.reservations.look(list(agents), clients)
+    pools, credits = context.reservations.look(list(agents), payers)
     for name, credit in credits.items():
         if credit.reserved_ub:
             said = f"{credit.reserved_ub} µB are reserved though nothing is in flight"
-            yield Violation(invariant="C4", subject=f"client {name}", violation=said)
+            yield Violation(invariant="C4", subject=f"account {name}", violation=said)
     for name, (pool, _) in pools.items():
         agent, subject = agents[name], f"agent {name}"
         if pool.in_flight:

@@ -17,6 +17,7 @@ from ledger.batches import Counts
 from ledger.errors import LaneLost, Unavailable
 from ledger.intake import Accepted, Submission, Tenure
 from ledger.lanes import Lane
+from ledger.postings import client_account
 from tasks.context import Context
 from workers.chunks import COUNT_MAX, chunks
 from workers.holding import LOOK_S, Holding, Tell
@@ -200,12 +201,13 @@ class Run:
             return None
         try:
             counts = batches.counts(self._context.engine, self._number)
-            budget_ub = attempts.spendable_ub(self._context.engine, [self._client])
+            account = client_account(self._client)
+            budget_ub = attempts.spendable_ub(self._context.engine, [account])
         except Unavailable:
             return None
         self._looked_s = time.monotonic()
         self._look_took_s = self._looked_s - began_s
-        self.seen = self._progress(counts, budget_ub[self._client])
+        self.seen = self._progress(counts, budget_ub[account])
         self._voice.tell(self.seen)
         return self.seen
 

@@ -7,6 +7,7 @@ from ledger.errors import BadInput
 from scheduler.reservations import Reservations
 from scheduler.reservations import connect as connect_redis
 from tasks.context import Context
+from workers.logkey import notary
 from workers.settings import Settings
 
 
@@ -15,9 +16,11 @@ def build_context(settings: Settings) -> Context:
     if settings.sqlalchemy_url is None or settings.redis_url is None:
         missing = "DATABASE_URL" if settings.sqlalchemy_url is None else "REDIS_URL"
         raise BadInput(missing, "it is not set", "set it, or start with `clearlane up`")
+    engine = connect_ledger(settings.sqlalchemy_url)
     return Context(
-        engine=connect_ledger(settings.sqlalchemy_url),
+        engine=engine,
         reservations=Reservations(connect_redis(settings.redis_url)),
         lease_margin_s=settings.lease_margin_s,
         addresses=settings.agent_addresses,
+        notary=notary(settings, engine),
     )

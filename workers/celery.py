@@ -62,6 +62,7 @@ app = Celery("clearlane", broker=settings.celery_broker_url, include=[
     "tasks.clock",
     "tasks.cron",
     "tasks.epochs",
+    "tasks.checkpoint",
     "tasks.submit",
 ])  # fmt: skip
 app.conf.update(

@@ -49,7 +49,9 @@ def reason(item: Opinion, obstacle: Obstacle, now: datetime) -> str:
         case Obstacle.FULL:
             return _full(item, now)
         case Obstacle.CREDIT if item.price is not None:
-            return f"too dear for the client: {show_b(item.price.cost_ub)} B"
+            return f"too dear for whoever pays: {show_b(item.price.cost_ub)} B"
+        case Obstacle.BUDGET if item.price is not None:
+            return f"too dear for its parent's budget: {show_b(item.price.cost_ub)} B"
         case Obstacle.TOO_DEAR if item.price is not None:
             return f"above the price ceiling: {item.price.congestion:.3g} × its price when idle"
         case _:
@@ -62,12 +64,14 @@ WORDS: Mapping[Obstacle, str] = {
     Obstacle.TOOLS: "lacks a tool that the family needs",
     Obstacle.DOMAIN: "may not see data of the family's domain",
     Obstacle.REGION: "is not in the family's region",
+    Obstacle.WAITS: "waits for it: this is a part of its own task",
     Obstacle.AVOIDED: "failed this task last, and somebody else can take it",
     Obstacle.TOO_SMALL: "too small: {agent.y_max} tokens when idle, and it never gives its last",
     Obstacle.NO_SLOT: "all of its {agent.slots} slots are taken",
     Obstacle.TOO_DEAR: "above the price ceiling",
     Obstacle.VETOED: "vetoed by a plug-in (before_task)",
-    Obstacle.CREDIT: "too dear for the client",
+    Obstacle.CREDIT: "too dear for whoever pays",
+    Obstacle.BUDGET: "too dear for what is left of its parent's budget",
 }
 
 

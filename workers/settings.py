@@ -67,6 +67,13 @@ class Settings(BaseSettings):
     cron_file: Path | None = None
     """A Python file with a `beat_schedule` of the installation's own, besides ours."""
 
+    log_key_file: Path | None = None
+    """The log's private key; None: `log.key` in the home."""
+    log_origin: str | None = Field(None, pattern=r"^[!-*,-~]{1,100}$")
+    """The log's name, for a key that is not made yet."""
+    log_policy: Path | None = None
+    """Whose signatures make a checkpoint final (c2sp.org/tlog-policy); None: nothing is final."""
+
     agent_networks: Annotated[tuple[Network, ...], NoDecode] = ()
     """Private networks that agents may live in, besides loopback and global addresses."""
 

@@ -142,11 +142,15 @@ def _require(name: str, ask: Callable[[], Awaitable[Refusal | None]]) -> None:
 def _environment(
     settings: Settings, home: Path, addresses: Addresses, broker_url: str
 ) -> Mapping[str, str]:
-    own = settings.cron_file
+    files = {
+        "CLEARLANE_CRON_FILE": settings.cron_file,
+        "CLEARLANE_LOG_KEY_FILE": settings.log_key_file,
+        "CLEARLANE_LOG_POLICY": settings.log_policy,
+    }
     return {
         **os.environ,
         # Absolute: whoever runs `up` may stand elsewhere than the processes.
-        **({"CLEARLANE_CRON_FILE": f"{own.expanduser().absolute()}"} if own else {}),
+        **{name: f"{path.expanduser().absolute()}" for name, path in files.items() if path},
         "DATABASE_URL": addresses.database_url,
         "REDIS_URL": addresses.redis_url,
         "CELERY_BROKER_URL": broker_url,

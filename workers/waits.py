@@ -38,6 +38,7 @@ UNFIT = {
     Obstacle.TOOLS,
     Obstacle.DOMAIN,
     Obstacle.REGION,
+    Obstacle.WAITS,
     Obstacle.TOO_SMALL,
 }
 
@@ -63,6 +64,7 @@ class _Situation:
     agents: tuple[Opinion, ...]
     credit: Credit
     settled_ub: int  # balance and quota
+    budget_ub: int | None  # what its parent's budget leaves for it
     now: datetime
 
 
@@ -87,17 +89,17 @@ def explain(context: Context, task: Mapping[str, Any]) -> Why:
 def _situation(context: Context, task: Mapping[str, Any]) -> _Situation:
     """The router's board as it is now. What is reserved is read before the balances: a settlement
     in between then counts twice for a moment, never not at all."""
-    registry, now_ms, client = context.registry(), context.now_ms(), task["client"]
-    _, credits = context.reservations.look([], [client])
-    settled_ub = attempts.spendable_ub(context.engine, [client])[client]
-    hooks = context.hooks
+    registry, now_ms, payer = context.registry(), context.now_ms(), task["payer"]
+    _, credits = context.reservations.look([], [payer])
+    settled_ub = attempts.spendable_ub(context.engine, [payer])[payer]
+    hooks, work = context.hooks, _work(context, task)
     board = Board(
         seats={
             name: Seat.open(registry.agents[name], pool, judged, registry.routing, now_ms)
             for name, (pool, judged) in standings_of(context, registry, now_ms).items()
         },
-        balance_ub={client: settled_ub},
-        spendable_ub={client: settled_ub - credits[client].reserved_ub},
+        balance_ub={payer: settled_ub},
+        spendable_ub={payer: settled_ub - credits[payer].reserved_ub},
         families=registry.families,
         routing=registry.routing,
         now_ms=now_ms,
@@ -107,23 +109,39 @@ def _situation(context: Context, task: Mapping[str, Any]) -> _Situation:
     )
     return _Situation(
         task=task,
-        agents=tuple(sorted(opinions(_work(task), board), key=lambda item: item.agent.id)),
-        credit=credits[client],
+        agents=tuple(sorted(opinions(work, board), key=lambda item: item.agent.id)),
+        credit=credits[payer],
+        budget_ub=None if work.parent is None else int(board.budget_ub(work)),
         settled_ub=settled_ub,
         now=context.now(),
     )
 
 
-def _work(task: Mapping[str, Any]) -> Work:
+def _work(context: Context, task: Mapping[str, Any]) -> Work:
     return Work(
         key=AttemptKey(str(task["id"]), max(1, task["attempt"])),
-        client=task["client"],
-        client_owner=task["client_owner"],
+        payer=task["payer"],
+        payer_owner=task["payer_owner"] or "",
         family=task["family"],
         size=task["size"],
         avoid=task["avoid"],
         lane=task["lane"],
+        **_part(context, task),
     )
+
+
+def _part(context: Context, task: Mapping[str, Any]) -> dict[str, Any]:
+    """What a subtask has beyond other tasks; of a parent that is over no budget is left."""
+    if task["parent"] is None:
+        return {}
+    parent = AttemptKey(str(task["parent"]), task["parent_attempt"])
+    (saga,) = context.reservations.read([parent])
+    return {
+        "parent": parent,
+        "chain": tuple(task["chain"]),
+        "budget_ub": 0 if saga is None else task["budget_ub"],
+        "outsourced_ub": 0 if saga is None else saga.outsourced_ub,
+    }
 
 
 def _cooling(seen: _Situation) -> str | None:
@@ -153,6 +171,8 @@ def _reason(context: Context, seen: _Situation) -> str:
             return _dispatch(seen)
         case Wait.CREDIT:
             return _credit(context, seen)
+        case Wait.BUDGET:
+            return _budget(seen)
         case Wait.NO_AGENT:
             return f"no agent may take it: {_agents(seen, seen.agents)}"
         case Wait.COOLDOWN:
@@ -176,11 +196,11 @@ def _fit(seen: _Situation) -> list[Opinion]:
 
 
 def _credit(context: Context, seen: _Situation) -> str:
-    client = seen.task["client"]
+    payer = str(seen.task["payer"])
     spendable_ub = seen.settled_ub - seen.credit.reserved_ub
-    account = accounts.account(context.engine, f"client:{client}", limit=1)
+    account = accounts.account(context.engine, payer, limit=1)
     said = (
-        f"client {client} can spend {show_b(spendable_ub)} B "
+        f"{payer.replace(':', ' ')} can spend {show_b(spendable_ub)} B "
         f"(balance {show_b(account['balance_ub'])} B, quota {show_b(account['quota_ub'])} B, "
         f"{show_b(seen.credit.reserved_ub)} B held by what is in flight)"
     )
@@ -196,6 +216,15 @@ def _credit(context: Context, seen: _Situation) -> str:
         else "that is enough now"
     )
     return f"{said} and the lowest price is {show_b(cost_ub)} B now ({least.agent.id}); {lacking}"
+
+
+def _budget(seen: _Situation) -> str:
+    left = show_b(seen.budget_ub or 0)
+    said = f"attempt {seen.task['parent_attempt']} of task {seen.task['parent']} asked for it"
+    return (
+        f"{said}, whose budget leaves {left} B of {show_b(seen.task['budget_ub'])} B; it is"
+        f" cancelled when that attempt is over: {_agents(seen, _fit(seen))}"
+    )
 
 
 def _in_flight(task: Mapping[str, Any], saga: Saga | None) -> Why:

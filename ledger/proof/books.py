@@ -27,7 +27,7 @@ class Account:
     balance_ub: int
     quota_ub: int | None
     opened_ms: int
-    settled: int  # tasks it took part in, as payer or as agent
+    settled: int  # tasks it paid for or was paid for
 
 
 class Books(dict[str, Account]):

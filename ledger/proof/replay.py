@@ -227,8 +227,8 @@ class State:
             burn_ub = self._pay(client, payer, agent, payee, postings)
             self.accounts.known(BURN).balance_ub += burn_ub
             self._totals.burned_ub += burn_ub
-        payer.settled += 1
-        payee.settled += 1
+            payer.settled += 1
+            payee.settled += postings[1][0] == agent  # not where all of it burned
         self._totals.settled += 1
 
     def _pay(

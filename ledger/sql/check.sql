@@ -29,7 +29,7 @@ SELECT 'C2', 'task ' || t.id,
 FROM task t
 LEFT JOIN task_result r ON r.task = t.id
 LEFT JOIN (
-    SELECT l.task, sum(p.amount_ub) FILTER (WHERE p.account LIKE 'client:%') AS paid_ub
+    SELECT l.task, sum(p.amount_ub) FILTER (WHERE p.amount_ub < 0) AS paid_ub
     FROM ledger_transaction l JOIN posting p ON p.transaction = l.id
     WHERE l.kind = 'settle' GROUP BY l.task
 ) p ON p.task = t.id
@@ -51,11 +51,22 @@ WHERE t.state = 'COMMITTED' AND NOT EXISTS (
     WHERE a.task = t.id AND a.attempt = r.attempt AND a.state = 'COMMITTED'
       AND a.agent = r.agent AND a.cost_ub = r.cost_ub)
 UNION ALL
-SELECT 'C2', 'task ' || t.id, 'paid to another account than agent:' || r.agent
+SELECT 'C2', 'task ' || t.id, 'paid by another account than ' || t.payer || ', or to another than agent:' || r.agent
 FROM task t JOIN task_result r ON r.task = t.id JOIN ledger_transaction l ON l.task = t.id
 WHERE EXISTS (
     SELECT 1 FROM posting p WHERE p.transaction = l.id
-      AND p.account NOT IN ('client:' || t.client, 'agent:' || r.agent, 'system:burn'))
+      AND p.account <> CASE WHEN p.amount_ub < 0 THEN t.payer
+                            WHEN p.account = 'system:burn' THEN p.account
+                            ELSE 'agent:' || r.agent END)
+UNION ALL
+SELECT 'C2', 'attempt ' || t.parent_attempt || ' of task ' || t.parent,
+       'its subtasks cost ' || sum(r.cost_ub) || ' of a budget of ' || min(t.budget_ub)
+FROM task t JOIN task_result r ON r.task = t.id
+WHERE t.parent IS NOT NULL
+GROUP BY t.parent, t.parent_attempt HAVING sum(r.cost_ub) > min(t.budget_ub)
+UNION ALL
+SELECT 'C2', 'task ' || t.id, 'agent ' || r.agent || ' was paid for a part of its own task'
+FROM task t JOIN task_result r ON r.task = t.id WHERE r.agent = ANY(t.chain)
 UNION ALL
 SELECT 'C3', 'task ' || t.id, 'it is in INIT without a reason to wait'
 FROM task t WHERE t.state = 'INIT' AND t.wait IS NULL

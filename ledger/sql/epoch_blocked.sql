@@ -2,7 +2,7 @@
 -- top-up, and what they paid in this epoch burned as much at least. So nobody gains by it, under
 -- however many names.
 SELECT a.id AS account
-FROM (SELECT DISTINCT client FROM task WHERE state = 'INIT' AND wait = 'credit') t
+FROM (SELECT DISTINCT client FROM task WHERE state = 'INIT' AND wait = 'credit' AND client IS NOT NULL) t
 JOIN account a ON a.id = 'client:' || t.client
 WHERE a.balance_ub + a.quota_ub < %(top_up_ub)s
   AND %(top_up_ub)s <= (

@@ -1,3 +1,3 @@
--- Tasks of a client by idempotency key.
+-- Tasks of a payer by idempotency key.
 SELECT id, idempotency_key, content_sha256, state, batch FROM task
-WHERE client = %(client)s AND idempotency_key = ANY(CAST(%(keys)s AS text[]))
+WHERE payer = %(payer)s AND idempotency_key = ANY(CAST(%(keys)s AS text[]))

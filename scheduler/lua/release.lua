@@ -1,10 +1,15 @@
 -- End one attempt: capacity and credit delta return, the saga is forgotten. Twice is once.
--- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<client>  [4] leases
+-- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<account>  [4] leases
 -- ARGV[1] member  [2] give_back_mt  [3] minus the cost_ub  [4] settled_ub (0 when aborted)
+--     [5] of a subtask its parent's saga:<task>:<attempt>, else ''
 redis.call('ZREM', KEYS[4], ARGV[1])
 local saga = redis.call('HMGET', KEYS[2], 'caller', 'window_ms')
 if redis.call('DEL', KEYS[2]) == 0 then
   return 0
+end
+-- What was not paid is in the parent's budget again, while there is one.
+if ARGV[5] ~= '' and ARGV[4] == '0' and redis.call('EXISTS', ARGV[5]) == 1 then
+  redis.call('HINCRBY', ARGV[5], 'outsourced_ub', ARGV[3])
 end
 local pool = redis.call('HMGET', KEYS[1], 'y_mt', 'y_max_mt', 'next_available_ms')
 if pool[1] then

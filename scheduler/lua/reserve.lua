@@ -1,10 +1,11 @@
 -- Take capacity from an agent and credit from a client for one attempt, or nothing at all.
 -- Only adds, subtracts and compares: prices and refills were computed before.
--- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<client>  [4] leases  [5] lane:<lane>
+-- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<account>  [4] leases  [5] lane:<lane>
 -- ARGV[1] member  [2] now_ms  [3] lease_until_ms  [4] size_mt  [5] y_seen_mt  [6] refill_mt
 --     [7] refilled_seen_ms  [8] slots  [9] cooldown_ms  [10] cost_ub  [11] spendable_ub
 --     [12] released_seen_ub  [13] the saga's sheet  [14] how long its call may take, in ms
---     [15] the attempt's fencing token
+--     [15] the attempt's fencing token  [16] of a subtask its parent's saga:<task>:<attempt>, else ''
+--     [17] what all subtasks of that attempt may cost
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 'DUPLICATE'
 end
@@ -44,6 +45,16 @@ local reserved = tonumber(credit[1] or '0')
 local settled_since = math.max(0, tonumber(credit[2] or '0') - tonumber(ARGV[12]))
 if reserved + settled_since + tonumber(ARGV[10]) > tonumber(ARGV[11]) then
   return 'CREDIT'
+end
+-- A subtask: its parent's agent still works, and its budget pays for all that was taken from it.
+local parent = ARGV[16]
+if parent ~= '' then
+  local at = redis.call('HMGET', parent, 'state', 'reply', 'outsourced_ub')
+  if at[1] ~= 'EXECUTING' or at[2] or tonumber(at[3] or '0') + tonumber(ARGV[10]) > tonumber(ARGV[17])
+  then
+    return 'BUDGET'
+  end
+  redis.call('HINCRBY', parent, 'outsourced_ub', ARGV[10])
 end
 redis.call('HSET', KEYS[1],
   'y_mt', string.format('%.0f', y - size), 'refilled_at_ms', refilled_at, 'last_action_ms', ARGV[2])

@@ -136,7 +136,7 @@ BROKEN = [
         "UPDATE account SET balance_ub = -1 WHERE id = 'client:poor'",
     ),
     Broken(name="credit is reserved for nothing", breaks="C4",
-           redis=("HINCRBY", "credit:rich", "reserved_ub", 5)),
+           redis=("HINCRBY", "credit:client:rich", "reserved_ub", 5)),
     Broken(name="the delta of an attempt is left", breaks="C4",
            redis=("HSET", "saga:00000000-0000-7000-8000-000000000000:1", "state", "RESERVED")),
     Broken(name="a slot is taken by nobody", breaks="C5",

@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 import tasks.messages
 from ledger import attempts, check, intake
-from ledger.model import Agent, Outcome, Reply
+from ledger.model import Agent, AttemptKey, Outcome, Reply
 from tasks import abort, addresses, commit, execute, reserve, validate
 from tasks.addresses import READ_MAX, WIRE_MAX, MeteredSocket
 from tasks.agents import AgentClient
@@ -68,7 +68,7 @@ def at(port: int, hostile: Hostile) -> Agent:
 
 
 async def ask(by: AgentClient, of: Agent, deadline_s: float) -> Reply:
-    return await by.call(of, task="t-1", family="f", payload="x" * 10, deadline_s=deadline_s)
+    return await by.call(of, key=AttemptKey("t-1", 1), family="f", payload="x" * 10, deadline_s=deadline_s)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ledger.model import Family, Outcome, Reply, Verdict
+from ledger.model import AttemptKey, Family, Outcome, Reply, Verdict
 from tasks.agents import AgentClient
 from tasks.call import RETRY_AFTER_MAX_S
 from tasks.jsontext import DEPTH_MAX
@@ -162,7 +162,7 @@ async def replies_to(prepared: Sequence[Prepared]) -> list[Reply]:
         async def work() -> None:
             for number in todo:
                 found[number] = await by.call(
-                    kinds[b"choices" in prepared[number].wire], task=str(number), family="f",
+                    kinds[b"choices" in prepared[number].wire], key=AttemptKey(str(number), 1), family="f",
                     payload=None, deadline_s=20.0,
                 )  # fmt: skip
 

@@ -97,8 +97,8 @@ class Ledger:
             "postings": postings,
         }
         self.add(entries.settle(**self.head, **(leaf | values)), *postings)
-        self.counts[client] += 1
-        self.counts[agent] += 1
+        for account, _ in postings:
+            self.counts[account] = self.counts.get(account, 0) + (account in (client, agent))
         self.totals["burned"] += burn
         self.totals["settled"] += 1
 

@@ -37,7 +37,11 @@ COMMANDS: Mapping[str, str] = {
     "agents": "workers.cli.agents:agents",
     "prices": "workers.cli.agents:prices",
     "ledger": "workers.cli.ledger:ledger",
+    "epochs": "workers.cli.epochs:epochs",
+    "log": "workers.cli.log:log",
+    "verify": "workers.cli.verify:verify",
     "tokens": "workers.cli.tokens:tokens",
+    "replica": "workers.cli.replica:replica",
 }
 """Name to `module:attribute`, in the order of `--help`."""
 

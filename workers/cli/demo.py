@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from workers.demo.lanes import Ending, Size
     from workers.demo.lanes import Event as LaneEvent
     from workers.demo.library import Decision, Event, Reckoning
-    from workers.demo.paper import Line
+    from workers.demo.line import Line
 
 TOLD_PER_AGENT = 3  # decisions told in words; the rest are counted
 PROGRESS_S = 1.0
@@ -55,8 +56,9 @@ def demo(tasks: int, paper: bool, lanes: bool, as_json: bool) -> None:
         raise click.UsageError("--paper and --lanes are two demos")
     if paper:
         from workers.demo.paper import play as play_paper
+        from workers.demo.paper_epoch import play as play_epoch
 
-        sys.exit(_paper(console, play_paper(), as_json))
+        sys.exit(_paper(console, chain(play_paper(), play_epoch()), as_json))
     if as_json:
         raise click.UsageError("--json goes with --paper")
     if lanes:

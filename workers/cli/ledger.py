@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ledger.errors import BadInput
 from workers.cli import FAILED, output
 from workers.cli.session import json_option, with_context
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from workers.audit import Audit
 
 BALANCES = ("account", "balance_ub", "quota_ub")
+HELD = ("account", "balance_ub", "index", "at", "epoch")
+INDEX_DIGITS = 18
 POSTINGS = ("transaction", "kind", "task", "at", "amount_ub")
 TOTALS = (
     "transactions", "settlements", "tasks",
@@ -44,12 +48,20 @@ def balances(context: Context, as_json: bool) -> None:
 @ledger.command()
 @click.argument("name")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option(
+    "--at",
+    metavar="WHEN",
+    help="What it held after this leaf of the log, or at an instant as 2026-11-21T14:00Z.",
+)
 @json_option
 @with_context
-def account(context: Context, name: str, limit: int, as_json: bool) -> None:
+def account(context: Context, name: str, limit: int, at: str | None, as_json: bool) -> None:
     """One account, as client:R or agent:A, and its newest movements."""
     from ledger import accounts
 
+    if at is not None:
+        _tell_held(context, name, at, as_json=as_json)
+        return
     found = accounts.account(context.engine, name, limit=limit)
     if as_json:
         output.document(found)
@@ -86,6 +98,30 @@ def params(context: Context, as_json: bool) -> None:
         output.document(rows)
     else:
         output.table(("name", "value"), rows)
+
+
+def _tell_held(context: Context, name: str, at: str, *, as_json: bool) -> None:
+    from ledger.history import held
+
+    found = asdict(held(context.engine, name, _point(at)))
+    if as_json:
+        output.document(found)
+    else:
+        output.fields(found, HELD)
+
+
+def _point(text: str) -> int | datetime:
+    """A leaf's index or an instant. Raises BadInput."""
+    if text.isascii() and text.isdigit() and len(text) <= INDEX_DIGITS:
+        return int(text)
+    try:
+        found = datetime.fromisoformat(text.strip())
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        remedy = "use a leaf's index, or an instant with its zone as 2026-11-21T14:00Z"
+        raise BadInput("--at", f"{text!r} is neither", remedy)
+    return found
 
 
 def _tell(found: Audit) -> None:

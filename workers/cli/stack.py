@@ -152,6 +152,7 @@ def _foreground(
 ) -> None:
     from workers.gateway.local import FILE as TOKEN_FILE
     from workers.gateway.local import keep_token
+    from workers.logkey import keep_key, read_policy
     from workers.logs import configure_logs
     from workers.stack import plan, policy
 
@@ -166,11 +167,16 @@ def _foreground(
             for change in wiring.configure(database_url, path):
                 console.print(change, markup=False)
         keep_token(database_url, home, datetime.now(UTC))
+        fault = keep_key(database_url, settings, home, datetime.now(UTC))
+        if fault:  # what is settled is logged all the same, and signed when the key is there
+            console.print(f"log key      {fault}", style="red", markup=False)
 
     def report(status: Status) -> None:
         if status.state is State.RUNNING:
             console.print(f"{status.name:12} ready  (pid {status.pid})")
 
+    if settings.log_policy is not None:
+        read_policy(settings.log_policy)
     with homes.locked(home):
         leftovers.reclaim(home)
         extra: Sequence[Process] = ()

@@ -25,14 +25,21 @@ if TYPE_CHECKING:
     from tasks.context import Context
     from workers.tasklines import Defaults
 
+    Accept = Callable[[Sequence[Submission]], list[Accepted]]
+
 FAULTS_MAX: Final = 20  # lines told one by one
+
+WHO: Final = ("client", "as_agent", "parent", "attempt")
 
 Lines = dict[str, dict[str, Any]]
 
 
 @click.command()
 @click.argument("file", type=click.File("rb"), required=False, metavar="[FILE.jsonl]")
-@click.option("--client", required=True, help="Who pays.")
+@click.option("--client", help="Who pays.")
+@click.option("--as-agent", metavar="A", help="Instead: the agent who pays, of its own --parent.")
+@click.option("--parent", metavar="TASK", help="The task that the agent is working on.")
+@click.option("--attempt", type=click.IntRange(1), help="And the number of its attempt.")
 @click.option("--family", help="Kind of work.")
 @click.option("--size", type=int, help="Tokens; without it the family's.")
 @click.option("--payload", metavar="JSON", help="What the agent gets.")
@@ -52,7 +59,6 @@ def submit(
     context: Context,
     /,
     file: BinaryIO | None,
-    client: str,
     count: int | None,
     wait: bool,
     **given: Any,
@@ -67,6 +73,7 @@ def submit(
 
     Exits 3 with --wait if not every task was committed.
     """
+    accept = _acceptor(context, *(given.pop(name) for name in WHO))
     timeout_s, expires_s = given.pop("timeout"), given.pop("expires_s")
     _check_times(wait, timeout_s, expires_s)
     items = _items(file, _defaults(context, **given), count)
@@ -74,7 +81,7 @@ def submit(
         until = context.now() + timedelta(seconds=expires_s)
         items = [replace(item, expires_at=until) for item in items]
     keyed = file is not None or given["key"] is not None
-    batches = _submitted(context, client, items, keyed=keyed)
+    batches = _submitted(accept, items, keyed=keyed)
     if wait:
         if not _waited(context, _accepted(batches, len(items)), timeout_s):
             click.get_current_context().exit(PARTLY)
@@ -160,18 +167,41 @@ def tell_faults(faults: Sequence[BadInput]) -> None:
         say(f"{more} more lines are wrong")
 
 
+def _acceptor(
+    context: Context,
+    client: str | None,
+    agent: str | None,
+    parent: str | None,
+    attempt: int | None,
+) -> Accept:
+    """What accepts tasks for whoever pays: a client, or an agent for a part of its own task."""
+    from ledger import intake
+    from ledger.model import AttemptKey
+    from tasks.outsource import outsource
+
+    if client is not None:
+        if (agent, parent, attempt) != (None, None, None):
+            raise click.UsageError("--client does not go with --as-agent, --parent or --attempt")
+        return lambda items: intake.submit(context.engine, client, items, context.now())
+    if agent is None:
+        raise click.UsageError("Missing option '--client'.")
+    if parent is None or attempt is None:
+        raise click.UsageError("--as-agent goes with --parent and --attempt")
+    key = AttemptKey(intake.checked_id(parent), attempt)
+    return lambda items: outsource(context, agent, key, items)
+
+
 def _submitted(
-    context: Context, client: str, items: Sequence[Submission], *, keyed: bool
+    accept: Accept, items: Sequence[Submission], *, keyed: bool
 ) -> Iterator[list[Accepted]]:
     """Accept batch after batch, each whole or not at all; says how far it came if one fails."""
     from ledger.errors import ClearlaneError
-    from ledger.intake import submit as accept
     from workers.chunks import chunks
 
     done = 0
     for batch in chunks(items):
         try:
-            accepted = accept(context.engine, client, batch, context.now())
+            accepted = accept(batch)
         except ClearlaneError:
             if done:
                 again = "; repeat the command: nothing is accepted twice" if keyed else ""

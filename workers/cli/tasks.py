@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.context import Context
 
 FIELDS = (
-    "task", "state", "why", "reason", "client", "family", "type", "size", "lane", "batch", "agent",
+    "task", "state", "why", "reason", "payer", "parent", "family", "type", "size", "lane", "batch", "agent",
     "quoted_ub", "cost_ub", "submitted_at", "expires_at", "ended_at",
 )  # fmt: skip
 ATTEMPTS = (
@@ -23,7 +23,7 @@ ATTEMPTS = (
 )  # fmt: skip
 AGENTS = ("agent", "choice", "words")
 AGENTS_MAX = 30  # shown to people; programs get all
-LIST = ("task", "client", "family", "type", "size", "state", "wait", "attempt", "submitted_at",
+LIST = ("task", "payer", "family", "type", "size", "state", "wait", "attempt", "submitted_at",
         "reason")  # fmt: skip
 STATES = ("INIT", "COMMITTED", "QUARANTINED", "CANCELLED", "EXPIRED")
 
@@ -146,7 +146,7 @@ def _story(context: Context, task_id: str) -> dict[str, Any]:
 
 def timeline(row: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What happened to a task and when, oldest first: `at`, `what`."""
-    events = [(row["submitted_at"], f"submitted by {row['client']}")]
+    events = [(row["submitted_at"], f"submitted by {row['payer'].removeprefix('client:')}")]
     for item in attempts:
         who, took = item["agent"] or "no agent", f"after {item['latency_s']:.3g} s"
         what = f"attempt {item['attempt']}: {who} {item['outcome']} {took}, {item['state']}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from ledger import accounts, check, intake
@@ -20,6 +19,7 @@ from scheduler.pool import MT, UB, Pool, cost_ub
 from scheduler.price import effective_price
 from tasks.context import Context
 from workers.demo.gated import GatedAgent
+from workers.demo.line import Line
 from workers.demo.stage import await_true, live_stack
 
 SIZE = 100
@@ -65,21 +65,6 @@ slots = 10
 tools = {tools}
 """
 SEED = 9
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """One number of the paper beside the one that came out."""
-
-    step: str
-    what: str
-    paper: str
-    live: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether they are the same."""
-        return self.paper == self.live
 
 
 class Table:

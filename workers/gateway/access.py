@@ -16,6 +16,7 @@ EVERYBODY: Final[frozenset[Role]] = frozenset()
 """No token is asked for."""
 READERS: Final = frozenset({Role.VIEWER, Role.APPROVER, Role.OPERATOR})
 CLIENTS: Final = frozenset({Role.CLIENT, Role.OPERATOR})
+PAYERS: Final = CLIENTS | {Role.AGENT}
 
 RULES: Final[Mapping[tuple[str, str], frozenset[Role]]] = {
     ("GET", "/livez"): EVERYBODY,
@@ -23,10 +24,11 @@ RULES: Final[Mapping[tuple[str, str], frozenset[Role]]] = {
     # It says what the program can do, which is no secret, and nothing of this installation; tools
     # that make clients fetch it without credentials.
     ("GET", "/openapi.json"): EVERYBODY,
-    ("POST", "/v1/tasks"): CLIENTS,
-    ("GET", "/v1/tasks"): READERS | CLIENTS,
-    ("GET", "/v1/tasks/{task}"): READERS | CLIENTS,
-    ("POST", "/v1/tasks/{task}/cancel"): CLIENTS,
+    ("POST", "/v1/tasks"): PAYERS,
+    ("GET", "/v1/tasks"): READERS | PAYERS,
+    ("GET", "/v1/tasks/{task}"): READERS | PAYERS,
+    ("POST", "/v1/tasks/{task}/cancel"): PAYERS,
+    ("GET", "/v1/tasks/{task}/receipt"): READERS | PAYERS,
     ("GET", "/v1/agents"): READERS,
     ("GET", "/v1/agents/{agent}"): READERS | {Role.AGENT},
     ("GET", "/v1/prices"): READERS | CLIENTS,
@@ -34,6 +36,12 @@ RULES: Final[Mapping[tuple[str, str], frozenset[Role]]] = {
     ("GET", "/v1/lanes/{lane}"): READERS | CLIENTS,
     ("GET", "/v1/accounts"): READERS,
     ("GET", "/v1/accounts/{account}"): READERS | CLIENTS | {Role.AGENT},
+    # Sums over all, as the log that everybody may check has them.
+    ("GET", "/v1/epochs"): READERS | CLIENTS | {Role.AGENT},
+    ("GET", "/v1/epochs/{epoch}"): READERS | CLIENTS | {Role.AGENT},
+    # A name, a size, a hash and signatures: made to be shown to whoever might compare them.
+    ("GET", "/log/checkpoint"): EVERYBODY,
+    ("GET", "/log/tile/{path}"): READERS,
     ("GET", "/metrics"): READERS,
 }
 """Method and route to the roles that may ask. HEAD follows GET."""
@@ -51,16 +59,16 @@ def check_rules(app: FastAPI) -> None:
 def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:
     """Method and path of everything the application answers."""
     for route in iter_route_contexts(app.routes):
-        if route.path is None or route.methods is None:
+        if route.path_format is None or route.methods is None:
             raise InvariantBroken(f"{route.name} is not a path with methods")
         for method in sorted(route.methods - {"HEAD"}):
-            yield method, route.path
+            yield method, route.path_format
 
 
 async def authorize(request: Request) -> None:
     """A dependency of every route. Raises Refused (403) when the caller's role is not named."""
     route = request.scope["route"]
-    roles = RULES[request.method, route.path]
+    roles = RULES[request.method, route.path_format]
     if roles is EVERYBODY:
         return
     token: Token = request.state.caller
@@ -94,6 +102,17 @@ def check_own(token: Token, kind: str, name: str, unknown: NotFound) -> None:
     """
     if token.tenant is not None and (token.role, token.tenant) != (kind, name):
         raise unknown
+
+
+def check_payer(token: Token, payer: str, unknown: NotFound) -> None:
+    """`check_own` of a task, which is of the account that pays for it."""
+    kind, _, name = payer.partition(":")
+    check_own(token, kind, name, unknown)
+
+
+def own_account(token: Token) -> str | None:
+    """The account of the client or agent that the caller acts for."""
+    return None if token.tenant is None else f"{token.role}:{token.tenant}"
 
 
 def _caller(request: Request) -> Token:

@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from tasks.context import Context
-from workers.gateway import accounts, fleet, health, lanes, metrics, problems, tasks
+from workers.gateway import accounts, epochs, fleet, health, lanes, log, metrics, problems, tasks
 from workers.gateway.access import OPEN_PATHS, authorize, check_rules
 from workers.gateway.body import BodyLimit
 from workers.gateway.front import Front
@@ -79,7 +79,7 @@ def create_app(context: Context, settings: Settings, hosts: Set[str]) -> FastAPI
     app.add_middleware(Gate, callers=service.callers, open_paths=OPEN_PATHS)
     app.add_middleware(AllowedHosts, names=hosts)
     problems.install(app)
-    for room in (tasks, fleet, lanes, accounts, health, metrics):
+    for room in (tasks, fleet, lanes, accounts, epochs, log, health, metrics):
         app.include_router(room.router)
     check_rules(app)
     return app

@@ -24,8 +24,8 @@ TASKS_SHOWN_MAX: Final = 10  # ids in one line of the log; how many there are is
 ABSOLUTE: Final = re.compile(rb"https?://(?P<host>[^/]+)(?P<path>/.*)?", re.IGNORECASE)
 PROBED: Final = frozenset({"/livez", "/readyz"})  # asked every second: only their failures are told
 
+CACHING: Final = (b"cache-control", b"no-store")  # unless the answer says how
 SECURITY: Final = (
-    (b"cache-control", b"no-store"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"referrer-policy", b"no-referrer"),
@@ -77,7 +77,10 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", ()), *SECURITY]}
+            headers = [*message.get("headers", ()), *SECURITY]
+            if all(name != CACHING[0] for name, _ in headers):
+                headers.append(CACHING)
+            message = {**message, "headers": headers}
         elif self._method == "HEAD":
             message = {**message, "body": b""}
         await self._send(message)

@@ -9,10 +9,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ledger.intake import SIZE_MAX, TYPE_DEFAULT
 from ledger.model import LANE_DEFAULT, Json, TaskState, Wait
+from tasks.messages import ATTEMPT_MAX
 from workers.terms import EXPIRES_S_MAX, KEY
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ACCOUNT = r"^(client|agent|system):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 TASK_EXAMPLE = "01990000-0000-7000-8000-000000000001"
 
 Amount = Annotated[str, BeforeValidator(str)]
@@ -67,6 +69,18 @@ class TaskIn(Closed):
         description="Seconds from its acceptance after which it is no longer worth doing; absent: "
         "never. Not part of the content that a key stands for: the first time counts.",
     )
+    parent: str | None = Field(
+        None,
+        pattern=UUID,
+        description="The task that it is a part of: header X-Clearlane-Task of the call that an"
+        " agent is answering. With an agent's token only, and always.",
+    )
+    attempt: int | None = Field(
+        None,
+        ge=1,
+        le=ATTEMPT_MAX,
+        description="With parent: header X-Clearlane-Attempt of that call.",
+    )
     idempotency_key: str | None = Field(
         None,
         pattern=KEY,
@@ -91,7 +105,9 @@ class TaskLine(Accepted):
 
     model_config = ConfigDict(json_schema_extra=None)
 
-    client: str = Field(description="Who pays.")
+    client: str | None = Field(description="The client who pays; null: an agent does.")
+    payer: str = Field(description="The account that pays.", examples=["client:R"])
+    parent: str | None = Field(description="The task that it is a part of.")
     family: str = Field(description="The kind of work.")
     type: str = Field(description="What it is for.")
     size: int = Field(description="Capacity it needs, in tokens.")
@@ -120,6 +136,10 @@ class Task(TaskLine):
 
     lane: str = Field(description="The shared resource whose agents do it.")
     batch: int | None = Field(description="The batch it belongs to.")
+    parent_attempt: int | None = Field(description="The attempt of its parent that asked for it.")
+    budget_ub: Amount | None = Field(
+        description="What all subtasks of that attempt may cost together, in µB."
+    )
     failures: int = Field(description="Attempts that failed.")
     ready_at: datetime = Field(description="While INIT: when it is next worth a try.")
     expires_at: datetime | None = Field(description="When it is no longer worth doing.")
@@ -209,6 +229,31 @@ class LaneBook(Lane):
     """A lane with its history."""
 
     history: list[Tenure] = Field(description="The newest first.")
+
+
+class Totals(Closed):
+    """What an epoch moved."""
+
+    accounts: int = Field(description="How many there were at its end.")
+    demurrage_ub: Amount = Field(description="Taken from balances above the limit, in µB.")
+    charge_ub: Amount = Field(description="Taken from accounts that owe more than the limit.")
+    top_up_ub: Amount = Field(description="Given to clients whose budget blocked them.")
+    burned_ub: Amount = Field(description="Burned by settlements.")
+    minted_ub: Amount = Field(description="Created.")
+    settled: int = Field(description="Tasks that were settled.")
+
+
+class Epoch(Closed):
+    """A span of the log, at whose end all accounts are cleared."""
+
+    epoch: int = Field(description="Its number; the first is 1.")
+    opened_at: datetime = Field(description="When it began.")
+    closed_at: datetime | None = Field(description="When it ended; null while it is open.")
+    final_at: datetime | None = Field(description="When the quorum of replicas had signed it.")
+    first: int = Field(description="Its first leaf in the log.")
+    size: int | None = Field(description="The leaf after its last one: the log's size at its end.")
+    totals: Totals | None = Field(description="Null while it is open.")
+    balances_sha256: str | None = Field(description="Of all balances at its end.")
 
 
 class Account(Closed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -12,10 +12,11 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from ledger import intake
 from ledger.errors import BadInput, NotFound, Unavailable
 from ledger.intake import Submission, checked_id
-from ledger.model import TaskState
+from ledger.model import AttemptKey, TaskState
 from ledger.tokens import Role, Token
+from tasks.outsource import outsource
 from workers.gateway import schemas
-from workers.gateway.access import Caller, check_own, own_client
+from workers.gateway.access import Caller, check_payer, forbidden, own_account, own_client
 from workers.gateway.body import decode_one_or_many, read
 from workers.gateway.front import note_tasks
 from workers.gateway.pages import LINKED, After, Limit, link
@@ -33,6 +34,7 @@ UNKNOWN = {
     "client": "see /v1/accounts",
     "family": "name one that is configured, or have it added",
     "lane": "see /v1/lanes",
+    "parent": "name the task and the attempt of the call that you are answering",
 }
 """What to do about it, by field: a program has neither the commands nor the configuration."""
 
@@ -101,6 +103,9 @@ async def submit(
     """Accept all or none, durably, before answering. After a 503 or no answer at all, send the
     same again with the same idempotency keys: nothing is accepted twice.
 
+    An agent submits subtasks while it answers a call: `parent` and `attempt` are those of the
+    call, and it pays from its own account. All of a list have the same parent.
+
     With `wait`, the answer comes when all have ended: a single task whole, with its result; of a
     list the states.
     """
@@ -108,12 +113,11 @@ async def submit(
     items, many = await read(request, decode, here.decoding)
     if key is not None:
         items = [_keyed(items, key, many)]
-    client = _client(items, caller)
+    now = here.context.now()
+    accept = _accept(here, caller, items, now)
     with here.waits.place(caller.id, wait_s):  # before anything is accepted
-        now = here.context.now()
-        wanted = [_submission(item, now) for item in items]
         try:
-            accepted = await here.ledger(intake.submit, here.engine, client, wanted, now)
+            accepted = await here.ledger(accept)
         except NotFound as error:
             raise NotFound(error.field, error.reason, UNKNOWN[error.field]) from None
         note_tasks(request, [item.task for item in accepted])
@@ -144,7 +148,13 @@ async def list_tasks(
     if after is not None:
         after = await _mark(here, caller, after)
     rows = await here.ledger(
-        intake.task_list, here.engine, client=client, state=state, before=after, limit=limit
+        intake.task_list,
+        here.engine,
+        client=client,
+        payer=own_account(caller),
+        state=state,
+        before=after,
+        limit=limit,
     )
     found = [TaskLine(**_line(row)) for row in rows]
     link(request, response, [line.task for line in found], limit)
@@ -156,7 +166,7 @@ async def show(
     here: Here, caller: Caller, request: Request, task: Name, wait_s: Patience = 0.0
 ) -> Task:
     """State, why it waits, its attempts, what it cost and what came out."""
-    task = _id(task)
+    task = known_form(task)
     note_tasks(request, [task])
     with here.waits.place(caller.id, wait_s):
         found = await _task(here, caller, task)
@@ -173,14 +183,15 @@ async def cancel(here: Here, caller: Caller, request: Request, task: Name) -> Ta
 
     Cancelling twice is no error; a task that ended otherwise is a conflict.
     """
-    task = _id(task)
+    task = known_form(task)
     note_tasks(request, [task])
     await _task(here, caller, task)
     await here.ledger(intake.cancel, here.engine, task, here.context.now())
     return await _task(here, caller, task)
 
 
-def _id(text: str) -> str:
+def known_form(text: str) -> str:
+    """A task's id as we write it. Raises BadInput."""
     try:
         return checked_id(text)
     except BadInput as error:
@@ -197,6 +208,38 @@ def _keyed(items: Sequence[TaskIn], key: str, many: bool) -> TaskIn:
     if item.idempotency_key not in {None, key}:
         raise BadInput("Idempotency-Key", "the body's idempotency_key differs", "send one of them")
     return item.model_copy(update={"idempotency_key": key})
+
+
+def _accept(
+    here: Service, caller: Token, items: Sequence[TaskIn], now: datetime
+) -> Callable[[], list[intake.Accepted]]:
+    """What accepts the tasks, for whoever pays. Raises Refused, BadInput."""
+    wanted = [_submission(item, now) for item in items]
+    if caller.role is Role.AGENT and caller.tenant is not None:
+        parent = _parent(items)
+        return partial(outsource, here.context, caller.tenant, parent, wanted)
+    for item in items:
+        if item.parent is not None or item.attempt is not None:
+            raise forbidden(
+                "parent", f"a {caller.role} has no part in it", "use the token of its agent"
+            )
+    return partial(intake.submit, here.engine, _client(items, caller), wanted, now)
+
+
+def _parent(items: Sequence[TaskIn]) -> AttemptKey:
+    """The one attempt that all subtasks are parts of."""
+    first = items[0]
+    for number, item in enumerate(items):
+        if item.client is not None:
+            raise forbidden("client", "an agent pays for itself alone", "leave it out")
+        if item.parent is None or item.attempt is None:
+            name = "parent" if item.parent is None else "attempt"
+            raise BadInput(name, "it is missing", "name the call that you are answering")
+        if (item.parent, item.attempt) != (first.parent, first.attempt):
+            raise BadInput(
+                f"[{number}].parent", "it is not that of the first", "send one list per parent"
+            )
+    return AttemptKey(checked_id(str(first.parent)), first.attempt or 0)
 
 
 def _client(items: Sequence[TaskIn], caller: Token) -> str:
@@ -224,7 +267,7 @@ async def _mark(here: Service, caller: Token, after: str) -> str:
     rows = await here.ledger(intake.task_rows, here.engine, [task])
     if task not in rows:
         raise unknown
-    check_own(caller, Role.CLIENT, rows[task]["client"], unknown)
+    check_payer(caller, rows[task]["payer"], unknown)
     return task
 
 
@@ -273,20 +316,26 @@ async def _states(here: Service, tasks: Sequence[str]) -> dict[str, TaskState]:
     return found
 
 
-async def _task(here: Service, caller: Token, task: str) -> Task:
-    """The task, if there is one that the caller may see: whether there is another is not told."""
+async def visible(here: Service, caller: Token, task: str) -> dict[str, Any]:
+    """The task's row, if the caller may see it: whether there is another is not told."""
     unknown = NotFound("task", f"{task} is not known", "see /v1/tasks")
     try:
         row = await here.ledger(intake.task_row, here.engine, task)
     except NotFound:
         raise unknown from None
-    check_own(caller, Role.CLIENT, row["client"], unknown)
+    check_payer(caller, row["payer"], unknown)
+    return row
+
+
+async def _task(here: Service, caller: Token, task: str) -> Task:
+    row = await visible(here, caller, task)
     names = schemas.Attempt.model_fields
     return Task(
         **_line(row),
         **{
             name: row[name]
-            for name in ("lane", "failures", "ready_at", "expires_at", "agent", "cost_ub")
+            for name in ("lane", "failures", "ready_at", "expires_at", "agent", "cost_ub",
+                         "parent_attempt", "budget_ub")
         },
         batch=row["batch"] or None,
         result=row["output"],
@@ -298,10 +347,11 @@ async def _task(here: Service, caller: Token, task: str) -> Task:
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a TaskLine from a row of the ledger."""
-    same = ("client", "family", "type", "size", "state", "wait", "submitted_at", "ended_at",
+    same = ("client", "payer", "family", "type", "size", "state", "wait", "submitted_at", "ended_at",
             "reason")  # fmt: skip
     return {
         "task": str(row["id"]),
         "attempts": row["attempt"],
+        "parent": None if row["parent"] is None else str(row["parent"]),
         **{name: row[name] for name in same},
     }

@@ -142,5 +142,58 @@ VALUES (1, 'epoch', 0, 0, 0, 0);
 INSERT INTO log_append (size, at, entries, hashes, edge, root)
 VALUES (0, 'epoch', '', '', '', sha256(''));
 
+-- The keys that the log is signed with, one after the other: the newest signs. `leaf`: where the log
+-- announces it, signed for by the one before too; the first one is announced by nobody.
+CREATE TABLE log_key (
+    number integer PRIMARY KEY CHECK (number > 0),
+    vkey text NOT NULL UNIQUE,
+    leaf bigint UNIQUE CHECK (leaf >= 0),
+    at timestamptz NOT NULL,
+    CHECK ((number = 1) = (leaf IS NULL))
+);
+
+-- What the log has committed to: the note of a size, signed by its key.
+CREATE TABLE log_checkpoint (
+    size bigint PRIMARY KEY REFERENCES log_append,
+    note text NOT NULL,
+    at timestamptz NOT NULL,
+    quorum_at timestamptz -- when enough witnesses had signed it too
+);
+CREATE INDEX log_checkpoint_quorum ON log_checkpoint (size) WHERE quorum_at IS NOT NULL;
+
+-- Signatures of witnesses on it, as they go below the note; `witness` is the verifier key.
+CREATE TABLE log_cosignature (
+    size bigint REFERENCES log_checkpoint,
+    witness text,
+    line text NOT NULL,
+    at timestamptz NOT NULL,
+    PRIMARY KEY (size, witness)
+);
+CREATE INDEX log_cosignature_witness ON log_cosignature (witness, size);
+
+-- How it went when a witness was asked last, and for which size; no fault: it has signed.
+CREATE TABLE log_witness (
+    witness text PRIMARY KEY,
+    size bigint NOT NULL,
+    fault text NOT NULL,
+    at timestamptz NOT NULL
+);
+
+CREATE TRIGGER log_key_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON log_key
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER log_cosignature_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON log_cosignature
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+-- Of a checkpoint nothing changes but, once, that the quorum has signed it.
+CREATE TRIGGER log_checkpoint_immutable BEFORE UPDATE ON log_checkpoint
+    FOR EACH ROW WHEN (
+        OLD.quorum_at IS NOT NULL
+        OR (OLD.size, OLD.note, OLD.at) IS DISTINCT FROM (NEW.size, NEW.note, NEW.at)
+    ) EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER log_checkpoint_kept BEFORE DELETE OR TRUNCATE ON log_checkpoint
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
 GRANT SELECT, INSERT ON log_append, log_tile TO clearlane_app;
 GRANT SELECT, INSERT, UPDATE ON epoch TO clearlane_app;
+GRANT SELECT, INSERT ON log_key, log_checkpoint, log_cosignature TO clearlane_app;
+GRANT UPDATE (quorum_at) ON log_checkpoint TO clearlane_app;
+GRANT SELECT, INSERT, UPDATE ON log_witness TO clearlane_app;

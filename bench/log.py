@@ -1,0 +1,239 @@
+"""Section `log`: what the log costs a settlement, what a proof costs, and whether either grows."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any
+from unittest import mock
+
+from sqlalchemy import Engine
+
+import ledger.db
+from bench.processes import meter
+from bench.section import Bench, Figures, Grid, Section, Trial
+from bench.settling import CHUNK, WARM_CHUNKS, claimed, settled_s
+from bench.stand import database, echo_agents
+from ledger import leaves
+from ledger.db import transaction
+from ledger.log import Head, Page, open_page
+from ledger.model import Settlement
+from ledger.proof import entries
+from ledger.proof.merkle import EMPTY_EDGE, inclusion_proof, leaf_hash, verify_inclusion
+
+CHUNKS = (1, 16, 64, 256)
+ROUNDS = 6  # of each way, in turns: what disturbs the one disturbs the other
+SIZES = (10_000, 100_000, 1_000_000)
+PAGE = 10_000  # leaves written at once to make a log long
+PROOFS = 2_000
+NEXT = """
+SELECT 1 AS size, id AS epoch, ''::bytea AS edge, ''::bytea AS tail,
+       (SELECT coalesce(max(id), -1) + 1 FROM ledger_transaction) AS transaction
+FROM epoch WHERE closed_at IS NULL
+"""
+
+
+class _Silent(Page):
+    """A page that nobody writes."""
+
+    def add(self, *_leaves: bytes) -> int:
+        return 0
+
+    def write(self, _connection: Any) -> Any:
+        return None
+
+
+class _Unhashed:
+    """What is not hashed: a mock would cost more than the hash."""
+
+    @staticmethod
+    def hexdigest() -> str:
+        return ""
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """Settle as if there were no log: no head is read, no leaf made, hashed or written."""
+    real = ledger.db.sql
+
+    def page(_: Any, row: Any, now: datetime) -> Page:
+        head = Head(size=1, epoch=row.epoch, edge=EMPTY_EDGE, tail=(), transaction=row.transaction)
+        return _Silent(head, now)
+
+    def statement(name: str) -> str:
+        return NEXT if name == "log_head" else real(name)
+
+    def nothing(*_: Any) -> bytes:
+        return b""
+
+    def unhashed(_: bytes) -> _Unhashed:
+        return _Unhashed()
+
+    with (
+        mock.patch("ledger.db.sql", statement),
+        mock.patch("ledger.settle.page_of", page),
+        mock.patch("ledger.settle._leaf", nothing),
+        mock.patch("ledger.settle.sha256", unhashed),
+    ):
+        yield
+
+
+def _timed(engine: Engine, chunks: Sequence[Sequence[Settlement]]) -> tuple[float, float]:
+    """Wall and CPU seconds to settle them."""
+    used, own_s = meter({}), time.process_time()
+    wall_s = settled_s(engine, chunks)
+    return wall_s, used()["postgres"] + time.process_time() - own_s
+
+
+def _by_chunk(engine: Engine, chunk: int, tasks: int) -> dict[str, float]:
+    """Settlements per second and µs of CPU each, with the log and without, in turns."""
+    wall_s: dict[bool, list[float]] = {True: [], False: []}
+    cpu_s: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(2 * ROUNDS):
+        logged = number % 2 == 0
+        flat = [item for part in claimed(engine, -(-tasks // CHUNK)) for item in part]
+        chunks = [flat[start : start + chunk] for start in range(0, len(flat), chunk)]
+        if logged:
+            spent = _timed(engine, chunks)
+        else:
+            with without_log():
+                spent = _timed(engine, chunks)
+        wall_s[logged].append(spent[0] / len(flat))
+        cpu_s[logged].append(spent[1] / len(flat))
+    return {
+        "per_s": 1 / median(wall_s[True]),
+        "bare_per_s": 1 / median(wall_s[False]),
+        "cpu_us": median(cpu_s[True]) * 1e6,
+        "bare_cpu_us": median(cpu_s[False]) * 1e6,
+    }
+
+
+def _lengthen(engine: Engine, size: int) -> None:
+    """Leaves that move nothing, until the log has `size`."""
+    now = datetime.now(UTC)
+    have, _ = leaves.size(engine)
+    while have < size:
+        with transaction(engine) as connection:
+            page = open_page(connection, now)
+            count = min(PAGE, size - have)
+            page.add(*(_leaf(page, number) for number in range(have, have + count)))
+            have = page.write(connection).size
+
+
+def _leaf(page: Page, number: int) -> bytes:
+    return entries.abort(
+        epoch=page.epoch,
+        at=page.at,
+        task=f"01900000-0000-7000-8000-{number:012x}",
+        attempt=1,
+        outcome="lost",
+    )
+
+
+def _proofs(engine: Engine, count: int) -> dict[str, float]:
+    """Proofs made from PostgreSQL one by one, and checked, per second."""
+    size, root = leaves.size(engine)
+    wanted = random.Random(1).sample(range(size), min(count, size))
+    started = time.perf_counter()
+    made = [inclusion_proof(index, size, leaves.nodes(engine, size)) for index in wanted]
+    made_s = time.perf_counter() - started
+    hashes = [leaf_hash(leaves.entry(engine, index)) for index in wanted]
+    started = time.perf_counter()
+    for index, leaf, proof in zip(wanted, hashes, made, strict=True):
+        verify_inclusion(leaf, index, size, proof, root)
+    return {
+        "made_per_s": len(wanted) / made_s,
+        "checked_per_s": len(wanted) / (time.perf_counter() - started),
+    }
+
+
+def measure(bench: Bench, number: int) -> Trial:
+    """By chunk, then by the length of the log."""
+    tasks = bench.size(6_400, 256)
+    found: Trial = {"chunks": {}, "sizes": {}}
+    with database(bench, f"log_{number}", echo_agents()) as (_, engine):
+        settled_s(engine, claimed(engine, WARM_CHUNKS))
+        for chunk in CHUNKS:
+            part = tasks if chunk > 1 else tasks // 8
+            row = found["chunks"][str(chunk)] = _by_chunk(engine, chunk, part)
+            share = 1 - row["per_s"] / row["bare_per_s"]
+            bench.say(f"chunk {chunk}: {row['per_s']:,.0f}/s, the log takes {share:.1%}")
+        for size in SIZES[: bench.size(len(SIZES), 1)]:
+            _lengthen(engine, size)
+            wall_s, cpu_s = _timed(engine, claimed(engine, tasks // CHUNK))
+            count = tasks // CHUNK * CHUNK
+            found["sizes"][str(size)] = {
+                "per_s": count / wall_s,
+                "cpu_us": cpu_s / count * 1e6,
+                **_proofs(engine, bench.size(PROOFS, 100)),
+            }
+            bench.say(f"{size:,} leaves: {count / wall_s:,.0f} settlements/s")
+    return found
+
+
+def summarise(trials: Sequence[Trial]) -> Figures:
+    """Medians over the trials."""
+    return {
+        table: {
+            name: {
+                key: median(trial[table][name][key] for trial in trials) for key in row
+            }
+            for name, row in trials[0][table].items()
+        }
+        for table in ("chunks", "sizes")
+    }  # fmt: skip
+
+
+def grids(figures: Figures) -> list[Grid]:
+    """Chunks, then lengths."""
+    chunks = [
+        (
+            name,
+            f"{row['per_s']:,.0f}",
+            f"{row['bare_per_s']:,.0f}",
+            f"{1 - row['per_s'] / row['bare_per_s']:.1%}",
+            f"{row['cpu_us']:.0f}",
+            f"{row['bare_cpu_us']:.0f}",
+        )
+        for name, row in figures["chunks"].items()
+    ]
+    sizes = [
+        (
+            f"{int(name):,}",
+            f"{row['per_s']:,.0f}",
+            f"{row['cpu_us']:.0f}",
+            f"{row['made_per_s']:,.0f}",
+            f"{row['checked_per_s']:,.0f}",
+        )
+        for name, row in figures["sizes"].items()
+    ]
+    return [
+        Grid(
+            title="Settling with the log and without",
+            head=("chunk", "with/s", "without/s", "the log takes", "CPU µs with", "without"),
+            rows=chunks,
+        ),
+        Grid(
+            title="A settlement by chunks of 64, and a proof, by the length of the log",
+            head=("leaves", "settlements/s", "CPU µs", "proofs made/s", "checked/s"),
+            rows=sizes,
+        ),
+    ]
+
+
+SECTION = Section(
+    name="log",
+    about="what the log costs a settlement by chunk size; proofs; growth to 10⁶ leaves",
+    measure=measure,
+    summarise=summarise,
+    grids=grids,
+    notes=(
+        "Log: `ledger.settle` on one connection, in turns with the same code whose head, leaves, "
+        "hashes and pages are left out. CPU: PostgreSQL and the settling process. A proof is made "
+        "from PostgreSQL alone, each with no tile kept from the one before, and checked in memory.",
+    ),
+)

@@ -1,0 +1,180 @@
+"""`clearlane log`: the log's checkpoints, entries and receipts, in the formats that others read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from ledger.errors import BadInput, NotFound
+from workers.cli import output, say
+from workers.cli.session import json_option, opened, with_context
+from workers.cli.verify import verify
+
+if TYPE_CHECKING:
+    from tasks.context import Context
+
+LOOK_S: Final = 5.0  # between two lines of progress
+WITNESSES: Final = ("name", "witness", "url", "size", "behind", "signed_at", "asked_at", "fault")
+
+
+@click.group()
+def log() -> None:
+    """Read and check the log of everything that moved credit."""
+
+
+log.add_command(verify)
+
+
+@log.command()
+@with_context
+def checkpoint(context: Context) -> None:
+    """The newest checkpoint, with the signatures of its witnesses; nothing else on stdout."""
+    from ledger import checkpoints
+
+    _put(checkpoints.newest(context.engine).note.encode().encode())
+
+
+@log.command()
+@click.option("--from", "first", type=click.IntRange(0), default=0, help="The first leaf (0).")
+@click.option("--to", "end", type=click.IntRange(0), help="The leaf to stop before; all there are.")
+@with_context
+def export(context: Context, first: int, end: int | None) -> None:
+    """The entries in order, one canonical JSON a line. Progress goes to stderr."""
+    from ledger import leaves
+
+    size, _ = leaves.size(context.engine)
+    until = size if end is None else end
+    if not first <= until <= size:
+        reason = f"{first} to {until} is no part of a log of {size} leaves"
+        raise BadInput("--from", reason, f"use 0 to {size}, and --to no less")
+    tell, out = _progress(until - first), click.get_binary_stream("stdout")
+    for number, data in enumerate(leaves.entries(context.engine, first, until), 1):
+        out.write(data + b"\n")
+        tell(number)
+    out.flush()
+
+
+@log.command()
+@click.argument("task_or_index")
+@with_context
+def entry(context: Context, task_or_index: str) -> None:
+    """The bytes of one entry: of a task's settlement, or of a leaf by its number."""
+    from ledger import leaves
+
+    _put(leaves.entry(context.engine, _index(context, task_or_index)))
+
+
+@log.command()
+@click.argument("task_or_index")
+@with_context
+def receipt(context: Context, task_or_index: str) -> None:
+    """Proof that an entry is in the log, for `clearlane verify`; nothing else on stdout."""
+    from ledger import checkpoints
+
+    found = checkpoints.receipt(context.engine, _index(context, task_or_index))
+    _put(found.encode().encode())
+
+
+@log.command()
+@click.option("--all", "every", is_flag=True, help="Also those it was signed with before.")
+@with_context
+def key(context: Context, every: bool) -> None:
+    """The verifier key of the log, the one that signs now first; nothing else on stdout."""
+    from ledger import checkpoints
+
+    known = checkpoints.keys(context.engine)
+    if not known:
+        raise NotFound("log key", "the log has none yet", "it is made by `clearlane up`")
+    for found in known if every else known[:1]:
+        click.echo(found.key.encode())
+
+
+@log.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Home of the stack (CLEARLANE_DATA, else .clearlane).",
+)
+def rotate(data: Path | None) -> None:
+    """Sign the log with a new key from here on, and print it.
+
+    The log announces it, and the first checkpoint with it has both keys' signatures.
+    """
+    from workers import logkey
+    from workers.settings import load_settings
+
+    settings = load_settings()
+    with opened(data) as context:
+        path = logkey.place(settings, data)
+        new = logkey.rotate(context.engine, path, settings.log_origin, context.now())
+    click.echo(new.key.encode())
+    say(f"the key is in {path}; give the new verifier key to witnesses, and into their policies")
+
+
+@log.command()
+@json_option
+@with_context
+def witnesses(context: Context, as_json: bool) -> None:
+    """What each witness of the policy has signed, and why it has not signed more."""
+    from ledger import checkpoints, leaves
+
+    policy = None if context.notary is None else context.notary.policy()
+    if policy is None:
+        raise NotFound("CLEARLANE_LOG_POLICY", "it is not set", "name the file with the witnesses")
+    size, _ = leaves.size(context.engine)
+    states = checkpoints.witnesses(context.engine, [w.key for w in policy.witnesses])
+    rows = [
+        {
+            "name": witness.name,
+            "witness": str(witness.key),
+            "url": witness.url,
+            "size": state.signed,
+            "behind": size - (state.signed or 0),
+            "signed_at": state.signed_at,
+            "asked_at": state.asked_at,
+            "fault": state.fault,
+        }
+        for witness, state in zip(policy.witnesses, states, strict=True)
+    ]
+    if as_json:
+        output.document(rows)
+    else:
+        output.table(WITNESSES, rows)
+
+
+def _index(context: Context, text: str) -> int:
+    """The leaf that is meant. Raises BadInput, NotFound."""
+    from ledger import leaves
+    from ledger.intake import checked_id
+    from ledger.proof.text import NUMBER, NUMBER_MAX
+
+    if NUMBER.fullmatch(text) and int(text) < NUMBER_MAX:
+        return int(text)
+    try:
+        task = checked_id(text)
+    except BadInput:
+        reason = f"{text!r} is neither the number of a leaf nor the id of a task"
+        raise BadInput("TASK_OR_INDEX", reason, "see `clearlane task list`") from None
+    return leaves.leaf_of(context.engine, task)
+
+
+def _put(data: bytes) -> None:
+    """These bytes and no more."""
+    click.echo(data, nl=False)
+
+
+def _progress(total: int) -> Callable[[int], None]:
+    """What tells how far it is: a line now and then, for what takes long."""
+    told_s = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal told_s
+        if done % 1000 == 0 and time.monotonic() - told_s >= LOOK_S:
+            told_s = time.monotonic()
+            say(f"{done} of {total} entries")
+
+    return tell

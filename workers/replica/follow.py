@@ -1,0 +1,236 @@
+"""Keeps a replica up with its log: reads what the log has signed, has it replayed, names what is
+wrong.
+
+One task does all of it, so that a checkpoint is followed to its end before the next one counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final, TypeVar
+
+import structlog
+
+from ledger.errors import ClearlaneError, Unavailable
+from ledger.proof.checkpoint import Checkpoint
+from ledger.proof.errors import ProofRefused
+from ledger.proof.notes import Note
+from ledger.proof.tiles import WIDTH
+from tasks.text import printable
+from workers.replica.faults import Damaged, Lie, PageDamaged, Refused
+from workers.replica.offer import Offer
+from workers.replica.replica import Page, Replica
+from workers.replica.served import Served
+from workers.replica.source import Source
+
+POLL_S: Final = 2.0  # between two looks at the log's checkpoint
+ANSWER_S: Final = 4.0  # for a checkpoint to be replayed while its sender waits
+WANTED_MAX: Final = 8  # checkpoints that somebody waits for
+PAGES_AHEAD: Final = 8
+BATCH_PAGES: Final = 32  # replayed in one go: between two, others get their turn
+BATCH_BYTES: Final = 8 << 20
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+class Follower:
+    """A replica and its log. `trouble` says what keeps it from following; "" when nothing does."""
+
+    def __init__(self, replica: Replica, source: Source, poll_s: float = POLL_S) -> None:
+        self._replica = replica
+        self._source = source
+        self._poll_s = poll_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="replica")
+        self._wanted: dict[str, tuple[Offer, asyncio.Future[None]]] = {}
+        self._wake = asyncio.Event()
+        self.trouble = ""
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            try:
+                await self.look()
+                self._say("")
+            except ClearlaneError as error:
+                self._say(str(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._poll_s)
+            self._wake.clear()
+
+    async def look(self) -> None:
+        """One round: what somebody waits for, the smallest first; then what the log says itself."""
+        standing = await self._call(self._replica.standing)
+        waiting = sorted(self._wanted.items(), key=lambda item: item[1][0].checkpoint.size)
+        for text, (offer, future) in waiting:
+            try:
+                if standing is not None:
+                    raise Lie("standing", standing)
+                await self._reach(offer.note, offer.checkpoint)
+                _settle(future, None)
+            except ClearlaneError as error:
+                _settle(future, error)
+            finally:
+                del self._wanted[text]
+        if standing is not None:
+            raise Lie("standing", f"nothing is signed: {standing}")
+        if not waiting:
+            await self._poll()
+
+    def close(self) -> None:
+        """Wait for what is being replayed."""
+        self._thread.shutdown(cancel_futures=True)
+
+    async def sign(self, offer: Offer) -> str:
+        """The signature line for a checkpoint that the log has signed. Raises Refused."""
+        await self._call(lambda: self._replica.require(offer))
+        if offer.checkpoint.size > self._replica.size:
+            await self._want(offer)
+        try:
+            return await self._call(lambda: self._replica.sign(offer))
+        except Lie as lie:
+            await self._convict(lie, offer.note, offer.checkpoint)
+            raise _answered(lie, offer) from lie
+
+    async def _want(self, offer: Offer) -> None:
+        """Have the replica follow up to this checkpoint, within the time its sender waits."""
+        if len(self._wanted) >= WANTED_MAX:
+            raise Refused(503, "too many checkpoints wait to be replayed")
+        future = asyncio.get_running_loop().create_future()
+        _, future = self._wanted.setdefault(offer.note.text, (offer, future))
+        self._wake.set()
+        try:
+            await asyncio.wait_for(asyncio.shield(future), ANSWER_S)
+        except TimeoutError:
+            size = self._replica.size
+            reason = f"{size} of {offer.checkpoint.size} leaves are replayed so far"
+            raise Refused(503, reason) from None
+        except Lie as lie:
+            raise _answered(lie, offer) from lie
+        except ClearlaneError as error:
+            raise Refused(503, str(error)) from error
+
+    async def _poll(self) -> None:
+        before = self._replica.signed
+        note = await self._source.checkpoint()
+        try:
+            checkpoint = await self._call(lambda: self._replica.read(note))
+        except (ProofRefused, Refused) as error:
+            raise Damaged(f"the checkpoint served: {error}") from error
+        await self._reach(note, checkpoint)
+        # What we have signed was published before: a log that now says less has lost it.
+        if before is not None and checkpoint.size < before.size:
+            lost = f"the log has {checkpoint.size} leaves, after it had {before.size}"
+            lie = Lie("shortened", f"leaf {checkpoint.size} is gone: {lost}", leaf=checkpoint.size)
+            await self._convict(lie, note, None)
+            raise lie
+        await self._call(lambda: self._replica.saw(note))
+
+    async def _reach(self, note: Note, checkpoint: Checkpoint) -> None:
+        """Replay up to a checkpoint, unless that was done; find out when it cannot be."""
+        try:
+            if checkpoint.size > self._replica.size:
+                await self._advance(checkpoint)
+            else:
+                await self._call(lambda: self._replica.require_same(checkpoint))
+        except Lie as lie:
+            await self._convict(lie, note, checkpoint)
+            raise
+
+    async def _advance(self, checkpoint: Checkpoint) -> None:
+        replica = self._replica
+        served = Served(self._source, checkpoint)
+        await served.open()
+        leaf = await served.first_difference(replica.size, replica.hashes)
+        if leaf is not None:
+            what = f"leaf {leaf} was rewritten: it is not the one that was replayed here"
+            raise Lie("rewritten", what, leaf=leaf)
+        numbers = range(replica.size // WIDTH, -(-checkpoint.size // WIDTH))
+        pages = _Ahead(served, iter(numbers))
+        try:
+            while batch := await pages.batch():
+                await self._call(lambda taken=batch: replica.take(taken))  # type: ignore[misc]
+        except PageDamaged as damaged:
+            raise await served.named(damaged) from damaged
+        finally:
+            pages.close()
+        await self._call(replica.save)
+        log.info("replayed", size=replica.size, epoch=replica.epoch)
+
+    async def _convict(self, lie: Lie, note: Note, checkpoint: Checkpoint | None) -> None:
+        """Gather what can be had of the proof, and keep it: the notes alone convict a fork."""
+        receipt = None
+        with suppress(Unavailable, Damaged, ProofRefused):
+            if checkpoint is not None:
+                served = Served(self._source, checkpoint)
+                await served.open()
+                if lie.kind == "forked":
+                    await self._locate(lie, served, checkpoint)
+                if lie.leaf is not None:
+                    lie.entry = lie.entry or await served.entry(lie.leaf)
+                    receipt = await served.receipt(lie.leaf, note)
+        await self._call(lambda: self._replica.convict(lie, note, receipt))
+
+    async def _locate(self, lie: Lie, served: Served, checkpoint: Checkpoint) -> None:
+        """Which leaf of a fork is the first that is not ours."""
+        size = min(checkpoint.size, self._replica.size)
+        lie.leaf = await served.first_difference(size, self._replica.hashes)
+        if lie.leaf is not None:
+            lie.reason = f"leaf {lie.leaf} is not the one that was replayed here: {lie.reason}"
+
+    async def _call(self, work: Callable[[], T]) -> T:
+        """All of the replica happens in one thread, one thing after the other."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _say(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            log.warning("not following", reason=printable(trouble, 500))
+        self.trouble = trouble
+
+
+class _Ahead:
+    """Pages in order, some of them on their way while others are replayed."""
+
+    def __init__(self, served: Served, numbers: Iterator[int]) -> None:
+        self._served = served
+        self._numbers = numbers
+        self._coming: list[asyncio.Task[Page]] = []
+
+    async def batch(self) -> list[Page]:
+        """The next pages; none at the end."""
+        found: list[Page] = []
+        while len(found) < BATCH_PAGES and sum(len(p.data) for p in found) < BATCH_BYTES:
+            while len(self._coming) < PAGES_AHEAD:
+                number = next(self._numbers, None)
+                if number is None:
+                    break
+                self._coming.append(asyncio.create_task(self._served.page(number)))
+            if not self._coming:
+                break
+            found.append(await self._coming[0])
+            del self._coming[0]
+        return found
+
+    def close(self) -> None:
+        """Nobody waits for the others any more."""
+        for task in self._coming:
+            task.cancel()
+
+
+def _answered(lie: Lie, offer: Offer) -> Refused:
+    same = lie.kind == "forked" and offer.old == offer.checkpoint.size
+    return Refused(409 if same else 422, lie.reason, signed_size=offer.old if same else None)
+
+
+def _settle(future: asyncio.Future[None], error: ClearlaneError | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # its sender may have gone

@@ -1,0 +1,87 @@
+"""Reading a log over HTTP: bounded in bytes and in time, and believed in nothing."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+
+from ledger.errors import BadInput, Unavailable
+from ledger.proof.errors import ProofRefused
+from ledger.proof.merkle import HASH_BYTES
+from ledger.proof.notes import Note
+from ledger.proof.tiles import ENTRY_BYTES_MAX, Bundle, Tile, bundle_path, split_hashes, tile_path
+from workers.replica.faults import Damaged
+
+FETCH_S: Final = 30.0
+NOTE_BYTES_MAX: Final = 65_536
+OK: Final = 200
+
+
+class Source:
+    """The log below a URL. An async context manager; each call raises Unavailable or Damaged."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise BadInput("--log", "it is no http or https URL", "use the log's, as the gateway's")
+        self._url = url.rstrip("/")
+        self._headers = {"Accept-Encoding": "identity", "Cache-Control": "no-cache"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            timeout=aiohttp.ClientTimeout(total=FETCH_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def checkpoint(self) -> Note:
+        """The newest checkpoint, as it is."""
+        data = await self._fetch("checkpoint", NOTE_BYTES_MAX)
+        try:
+            return Note.parse(data)
+        except ProofRefused as error:
+            raise Damaged(f"the checkpoint served: {error}") from error
+
+    async def tile(self, tile: Tile) -> list[bytes]:
+        """The hashes of a tile."""
+        data = await self._fetch(tile_path(tile), tile.width * HASH_BYTES)
+        try:
+            return split_hashes(data, tile)
+        except ProofRefused as error:
+            raise Damaged(str(error)) from error
+
+    async def bundle(self, bundle: Bundle) -> bytes:
+        """The entries of a page, each behind its length."""
+        return await self._fetch(bundle_path(bundle), bundle.width * (2 + ENTRY_BYTES_MAX))
+
+    async def _fetch(self, path: str, bytes_max: int) -> bytes:
+        try:
+            async with self._session.get(f"{self._url}/{path}", allow_redirects=False) as response:
+                if response.status != OK:
+                    raise _unavailable(f"{path} is answered with {response.status}")
+                data = bytearray()
+                async for chunk in response.content.iter_any():
+                    data += chunk
+                    if len(data) > bytes_max:
+                        raise Damaged(f"{path} is longer than {bytes_max} bytes")
+                return bytes(data)
+        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
+            raise _unavailable(f"{path}: {error or type(error).__name__}") from error
+
+
+def _unavailable(reason: str) -> Unavailable:
+    return Unavailable("log", reason, "see --log and --token-file; it is asked again")

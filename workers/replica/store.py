@@ -1,0 +1,250 @@
+"""What a replica must not forget: one SQLite file in a directory that one process owns.
+
+Everything that belongs together is written in one transaction, on the disk before `save` returns:
+what was replayed (the state, the accounts, the settled tasks, the hashes) and what was signed.
+Row M22.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ledger.errors import BadInput, ClearlaneError, Conflict, Unavailable
+from ledger.proof.books import Account
+
+FILE: Final = "replica.sqlite"
+LOCK: Final = "lock"
+CACHE_KIB: Final = 65_536
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS head (
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    origin   TEXT NOT NULL,
+    size     INTEGER NOT NULL,           -- leaves replayed
+    state    BLOB,                       -- the rest of the state machine after them, as JSON
+    seen     TEXT,                       -- the log's own checkpoint as it was served last
+    signed_size INTEGER, signed_root BLOB, signed_note TEXT, signed_line TEXT, signed_at INTEGER
+);
+CREATE TABLE IF NOT EXISTS account (
+    name TEXT PRIMARY KEY, balance TEXT NOT NULL, quota TEXT,
+    opened_ms INTEGER NOT NULL, settled INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS task (id BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tile (
+    level INTEGER NOT NULL, number INTEGER NOT NULL, hashes BLOB NOT NULL,
+    PRIMARY KEY (level, number)
+);
+"""
+
+
+class SettledBefore(ClearlaneError):
+    """Some of the tasks are there already; nothing was saved."""
+
+    def __init__(self, tasks: Sequence[bytes]) -> None:
+        super().__init__(f"{len(tasks)} tasks are settled already")
+        self.tasks = tasks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signed:
+    """The last checkpoint this replica has signed; `time_s` unix seconds, `line` its signature."""
+
+    size: int
+    root: bytes
+    note: str
+    line: str
+    time_s: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """Where a replica stands. `state` None: nothing was replayed yet."""
+
+    origin: str
+    size: int
+    state: bytes | None
+    seen: str | None
+    signed: Signed | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """What was replayed since the last save: the whole of `size`, only changes of the others."""
+
+    size: int
+    state: bytes
+    accounts: Iterable[tuple[str, Account]]
+    tasks: Iterable[bytes]
+    tiles: Iterable[tuple[int, int, bytes]]
+
+
+class Store:
+    """The file, open for writing. Used by one thread at a time."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._sql = connection
+
+    def head(self) -> Head:
+        """Where we stand."""
+        return _head(self._sql)
+
+    def accounts(self) -> Iterator[tuple[str, Account]]:
+        """Every account after the leaves replayed."""
+        rows = self._sql.execute("SELECT name, balance, quota, opened_ms, settled FROM account")
+        for name, balance, quota, opened_ms, settled in rows:
+            quota_ub = None if quota is None else int(quota)
+            yield name, Account(int(balance), quota_ub, opened_ms, settled)
+
+    def tile(self, level: int, number: int) -> bytes:
+        """The hashes of a tile; none when it was never saved."""
+        query = "SELECT hashes FROM tile WHERE level = ? AND number = ?"
+        row = self._sql.execute(query, (level, number)).fetchone()
+        return b"" if row is None else bytes(row[0])
+
+    def save(self, progress: Progress | None, signed: Signed | None) -> None:
+        """Both or none, on the disk. Raises SettledBefore; then nothing was saved."""
+        with self._transaction():
+            if progress is not None:
+                self._progress(progress)
+            if signed is not None:
+                self._sql.execute(
+                    "UPDATE head SET signed_size = ?, signed_root = ?, signed_note = ?, "
+                    "signed_line = ?, signed_at = ?",
+                    (signed.size, signed.root, signed.note, signed.line, signed.time_s),
+                )
+
+    def saw(self, note: str) -> None:
+        """Keep the checkpoint that the log serves, with whoever has signed it by now."""
+        with self._transaction():
+            self._sql.execute("UPDATE head SET seen = ?", (note,))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._sql.close()
+
+    def _progress(self, new: Progress) -> None:
+        # In the order of the index: neighbours go to the same page, and a page is read once.
+        tasks = sorted(new.tasks)
+        try:
+            self._sql.executemany("INSERT INTO task VALUES (?)", zip(tasks, strict=True))
+        except sqlite3.IntegrityError:
+            self._sql.rollback()
+            raise SettledBefore([task for task in tasks if self._has(task)]) from None
+        self._sql.executemany(
+            "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?)", map(_row, new.accounts)
+        )
+        self._sql.executemany("INSERT OR REPLACE INTO tile VALUES (?, ?, ?)", new.tiles)
+        self._sql.execute("UPDATE head SET size = ?, state = ?", (new.size, new.state))
+
+    def _has(self, task: bytes) -> bool:
+        query = "SELECT 1 FROM task WHERE id = ?"
+        return self._sql.execute(query, (task,)).fetchone() is not None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        try:
+            self._sql.execute("BEGIN IMMEDIATE")
+            yield
+            self._sql.commit()
+        except sqlite3.Error as error:  # a full disk, most likely
+            raise Unavailable(
+                "state", f"{FILE}: {error}", "make room; it is tried again"
+            ) from error
+        finally:
+            if self._sql.in_transaction:
+                self._sql.rollback()
+
+
+@contextmanager
+def opened(directory: Path, origin: str) -> Iterator[Store]:
+    """The state of the replica of this log, made when there is none yet.
+
+    Raises Conflict when another process has it or it is another log's; BadInput.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        reason = f"{directory} cannot be used: {error.strerror}"
+        raise BadInput("--state", reason, "name another directory") from error
+    try:
+        _own(lock, directory)
+        store = Store(_connect(directory))
+        try:
+            _require_origin(store, origin)
+            yield store
+        finally:
+            store.close()
+    finally:
+        os.close(lock)
+
+
+def look(directory: Path) -> Head:
+    """Where the replica of a directory stands, running or not. Raises BadInput."""
+    file = directory / FILE
+    if not file.exists():
+        raise BadInput("--state", f"{directory} has no state of a replica", "name the one of `run`")
+    try:
+        connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            return _head(connection)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise BadInput("--state", f"{file}: {error}", "read it as its owner") from error
+
+
+def _own(lock: int, directory: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        reason = f"another replica works on {directory}"
+        raise Conflict("--state", reason, "stop it, or name a directory of its own") from None
+
+
+def _connect(directory: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(
+            directory / FILE, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.executescript(SCHEMA)
+    except sqlite3.Error as error:
+        raise BadInput("--state", f"{directory / FILE}: {error}", "restore it") from error
+    with suppress(OSError):
+        (directory / FILE).chmod(0o600)
+    return connection
+
+
+def _require_origin(store: Store, origin: str) -> None:
+    store._sql.execute("INSERT OR IGNORE INTO head (id, origin, size) VALUES (1, ?, 0)", (origin,))
+    kept = store.head().origin
+    if kept != origin:
+        reason = f"it is the state of a replica of {kept}, not of {origin}"
+        raise Conflict("--state", reason, "name another directory, or another --log-key")
+
+
+def _head(connection: sqlite3.Connection) -> Head:
+    origin, size, state, seen, *signed = connection.execute(
+        "SELECT origin, size, state, seen, "
+        "signed_size, signed_root, signed_note, signed_line, signed_at FROM head"
+    ).fetchone()
+    found = None
+    if signed[0] is not None:
+        signed_size, root, note, line, time_s = signed
+        found = Signed(size=signed_size, root=bytes(root), note=note, line=line, time_s=time_s)
+    return Head(origin=origin, size=size, state=state, seen=seen, signed=found)
+
+
+def _row(item: tuple[str, Account]) -> tuple[str, str, str | None, int, int]:
+    name, account = item
+    quota = None if account.quota_ub is None else str(account.quota_ub)
+    return name, str(account.balance_ub), quota, account.opened_ms, account.settled
