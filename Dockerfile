@@ -15,7 +15,9 @@ RUN /app/bin/pip install --no-deps --no-build-isolation . && /app/bin/python -m 
 
 FROM python:3.11-slim
 # A number: engines that insist on a user that is not root do not look into /etc/passwd.
-RUN useradd --uid 10001 --no-create-home --home-dir /tmp clearlane
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp clearlane \
+    # A volume gets the owner of what it is mounted over.
+    && install --directory --owner=10001 --group=10001 --mode=700 /keys /state
 COPY --from=build /app /app
 ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 WORKDIR /tmp

@@ -29,6 +29,7 @@ from bench import (
     log,
     memory,
     pipelines,
+    replay,
     report,
     settling,
     waiting,
@@ -50,7 +51,7 @@ SECTIONS = {
     module.SECTION.name: module.SECTION
     for module in (
         *(bare, durable, pipelines, backlog, calls, load, cores, fleet, settling),
-        *(lanes, windows, log, entries, waiting, memory),
+        *(lanes, windows, log, replay, entries, waiting, memory),
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -20,14 +21,14 @@ ROWS: Final = 1000  # in memory at a time
 
 def checkpoint_violations(connection: Connection) -> Iterator[tuple[str, str]]:
     """Subject and violation, of every checkpoint and of every key."""
+    rows = scan(connection, "check_checkpoints", at_a_time=ROWS)
+    first = list(islice(rows, 1))  # before the keys: they may grow meanwhile
     keys: list[VerifierKey] = []
     for row in query(connection, "check_keys"):
         fault = _key_fault(row, keys)
         if fault is not None:
             yield f"log key {row.vkey}", fault
-    for size, text, root, witnesses, lines in scan(
-        connection, "check_checkpoints", at_a_time=ROWS
-    ):
+    for size, text, root, witnesses, lines in chain(first, rows):
         try:
             _check(size, text, bytes(root), keys)
         except ProofRefused as error:

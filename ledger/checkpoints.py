@@ -1,7 +1,7 @@
 """Checkpoints: what the log has committed to, who has signed it, and receipts made of it.
 
-A checkpoint is kept before anybody sees it, and there is one for a size: whatever process signs, the
-log never says two things. Its witnesses' signatures come later, and with enough of them it is
+A checkpoint is kept before anybody sees it, and there is one for a size: whatever process signs,
+the log never says two things. Its witnesses' signatures come later, and with enough of them it is
 final. Row M21.
 """
 
@@ -81,7 +81,9 @@ def newest(engine: Engine) -> Stored:
     with single(engine) as connection:
         row = query(connection, "checkpoint_newest").fetchone()
     if row is None:
-        raise NotFound("checkpoint", "none was signed yet", "start the log's worker (queue control)")
+        raise NotFound(
+            "checkpoint", "none was signed yet", "start the log's worker (queue control)"
+        )
     return _stored(row)
 
 
@@ -171,9 +173,7 @@ def rotate(engine: Engine, old: Signer, new: Signer, now: datetime) -> int:
     return leaf
 
 
-def cosign(
-    engine: Engine, size: int, witness: VerifierKey, line: Signature, now: datetime
-) -> None:
+def cosign(engine: Engine, size: int, witness: VerifierKey, line: Signature, now: datetime) -> None:
     """Keep a witness's signature, which was verified, on the checkpoint of a size."""
     values = {"size": size, "witness": witness.encode(), "line": line.encode(), "now": now}
     with single(engine) as connection:
@@ -189,8 +189,9 @@ def settle_quorum(engine: Engine, stored: Stored, policy: Policy, now: datetime)
     if not policy.satisfied(names):
         return False
     with transaction(engine) as connection:
-        for name in ("checkpoint_quorum", "checkpoint_final"):
-            query(connection, name, {"size": stored.size, "now": now})
+        values = {"size": stored.size, "now": now}
+        query(connection, "checkpoint_quorum", values)
+        query(connection, "checkpoint_final", values)
     return True
 
 

@@ -120,9 +120,7 @@ def add(
 ) -> list[Accepted]:
     """`submit`, as part of a transaction, for whoever pays; not for none."""
     ids = new_ids(len(submissions), now)
-    rows = [
-        _row(task, item, origin.parent) for task, item in zip(ids, submissions, strict=True)
-    ]
+    rows = [_row(task, item, origin.parent) for task, item in zip(ids, submissions, strict=True)]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     clients = [] if origin.client is None else [origin.client]
     names = sorted({item.family for item in submissions})

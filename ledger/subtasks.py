@@ -15,7 +15,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from ledger import intake
-from ledger.db import notify_ended, query, transaction
+from ledger.db import notify_ended, one, query, transaction
 from ledger.errors import Conflict, NotFound
 from ledger.intake import Accepted, Origin, Submission
 from ledger.model import AttemptKey
@@ -62,7 +62,7 @@ def add(
             budget_ub=parent.budget_ub,
         )
         accepted = intake.add(connection, origin, submissions, now)
-        count = row.subtasks + sum(item.created for item in accepted)
+        count = one(query(connection, "parts", values)).count
         if count > SUBTASKS_MAX:
             raise Conflict(
                 "parent",

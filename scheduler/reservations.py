@@ -19,13 +19,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ledger.errors import Unavailable
-from ledger.model import Agent, AttemptKey, Reply, SagaState, Verdict, Work
+from ledger.model import Agent, AttemptKey, Reply, SagaState, Verdict
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, gives_back
 from scheduler.router import Quote
 from scheduler.saga import (
     Penalty,
     Saga,
+    budget_key,
     decode_saga,
     encode_penalty,
     encode_reply,
@@ -169,7 +170,7 @@ class Reservations:
                 agent.slots, int(agent.cooldown_s * 1000),
                 quote.cost_ub, spendable_ub[work.payer], released_seen_ub[work.payer],
                 encode_sheet(quote, gives_back(agent)), lease_until_ms[work.family] - now_ms,
-                work.fence, _parent(work), work.budget_ub,
+                work.fence, budget_key(work), work.budget_ub,
             ]  # fmt: skip
             keys = [*_keys(agent.id, work.key, work.payer), f"lane:{work.lane}"]
             calls.append((keys, args))
@@ -287,7 +288,7 @@ class Reservations:
                 saga.size_mt if saga.gives_back else 0,
                 -saga.cost_ub,
                 saga.cost_ub if settled else 0,
-                _parent(saga.work),
+                budget_key(saga.work),
             ]
             calls.append((_keys(saga.agent, saga.work.key, saga.work.payer), args))
         self._run("release", calls)
@@ -396,8 +397,3 @@ def _saga(key: AttemptKey, row: Sequence[str]) -> Saga | None:
 
 def _keys(agent: str, key: AttemptKey, payer: str) -> list[str]:
     return [f"pool:{agent}", f"saga:{member(key)}", f"credit:{payer}", LEASES]
-
-
-def _parent(work: Work) -> str:
-    """The key of the attempt whose budget pays, empty for none."""
-    return "" if work.parent is None else f"saga:{member(work.parent)}"

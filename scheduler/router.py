@@ -331,9 +331,7 @@ def _full(work: Work, offers: Offers, avoid: str | None, board: Board) -> NoSeat
         not_before_ms = board.now_ms + pause_ms
         return NoSeat(work=work, wait=Wait.CAPACITY, not_before_ms=not_before_ms, unseen=True)
     seats = [
-        seat
-        for name, seat in offers.seats.items()
-        if name != avoid and name not in work.chain
+        seat for name, seat in offers.seats.items() if name != avoid and name not in work.chain
     ]
     if not seats:
         return NoSeat(

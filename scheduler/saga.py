@@ -25,6 +25,11 @@ def parse_member(text: str) -> AttemptKey:
     return AttemptKey(task, int(attempt))
 
 
+def budget_key(work: Work) -> str:
+    """The key in Redis of the attempt whose budget pays for a subtask, empty for none."""
+    return "" if work.parent is None else f"saga:{member(work.parent)}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Penalty:
     """What a failure did to its agent: risk premium and quality, before and after."""

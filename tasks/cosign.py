@@ -129,7 +129,9 @@ def _size(answer: _Answer) -> int:
     try:
         return read_number(answer.text.removesuffix("\n"), "the size", part="answer", line=1)
     except ProofRefused as error:
-        raise _Refusal(f"it answered {answer.status} without the size that it has: {error}") from None
+        raise _Refusal(
+            f"it answered {answer.status} without the size that it has: {error}"
+        ) from None
 
 
 def _verified(witness: Witness, note: Note, text: str) -> Signature:

@@ -1,4 +1,4 @@
-"""An agent asks others for help: subtasks, while its own call is out. Row M23; paper section 7.4."""
+"""An agent asks others for help, by subtasks, while its own call is out. Row M23, paper 7.4."""
 
 from __future__ import annotations
 

@@ -125,7 +125,11 @@ class FakeLog:
             def log_message(self, *_: object) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: object) -> None:
+                """A client was killed."""
+
+        server = Server(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
@@ -184,6 +188,7 @@ async def _signed(follower: Follower, offer: Offer) -> str:
         return await follower.sign(offer)
     finally:
         following.cancel()
+        await asyncio.wait({following})
 
 
 async def _polled(follower: Follower) -> str:

@@ -84,13 +84,15 @@ def test_json_kind_posts_the_task_and_returns_the_output() -> None:
         return web.json_response({"output": [1, None]})
 
     secret = {"X-Key": "k", "idempotency-key": "mine", "accept-encoding": "gzip"}
-    reply = call(handler, headers=secret)
+    reply = call(handler, headers=secret | {"x-clearlane-task": "mine"})
     assert (reply.outcome, reply.output, reply.detail) == (Outcome.OK, [1, None], "")
     assert 0 < reply.latency_s < LONG_S
     method, headers, body = seen[0]
     assert (method, body) == ("POST", {"task": "t-1", "family": "f", "payload": {"q": "ü"}})
     assert headers["X-Key"] == "k"
-    assert {name.lower(): value for name, value in headers.items()}["idempotency-key"] == "t-1"
+    named = {name.lower(): value for name, value in headers.items()}
+    assert named["idempotency-key"] == named["x-clearlane-task"] == "t-1"
+    assert named["x-clearlane-attempt"] == "2"
     assert [value for name, value in headers.items() if name.lower() == "accept-encoding"] == [
         "identity"
     ]

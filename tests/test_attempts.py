@@ -329,7 +329,7 @@ def test_works_and_payloads_of_what_is_in_charge(engine: Engine, now: datetime) 
     keys = claim(engine, now)
     found = attempts.works(engine, [*keys, AttemptKey(tasks[0], 2)], now)
     assert {item.key for item in found} == set(keys)
-    assert {(item.client, item.size, item.avoid) for item in found} == {("R", 7, None)}
+    assert {(item.payer, item.size, item.avoid) for item in found} == {("client:R", 7, None)}
     assert attempts.payloads(engine, tasks) == {tasks[0]: {"n": 0}, tasks[1]: {"n": 1}}
     intake.cancel(engine, tasks[0], now)
     assert attempts.payloads(engine, tasks, now) == {tasks[1]: {"n": 1}}

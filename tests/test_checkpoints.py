@@ -22,8 +22,9 @@ from ledger.checkpoints import NotYet
 from ledger.errors import BadInput, Conflict, NotFound
 from ledger.proof import entries, receipts
 from ledger.proof.checkpoint import Checkpoint
+from ledger.proof.errors import ProofRefused
 from ledger.proof.merkle import EMPTY_ROOT, verify_consistency
-from ledger.proof.notes import COSIGNER, LOG, Note, Signer
+from ledger.proof.notes import COSIGNER, LOG, Note, Signature, Signer
 from ledger.proof.policy import Policy
 from ledger.proof.text import read_base64
 from ledger.settle import settle
@@ -142,7 +143,7 @@ def test_a_rotation_is_announced_in_the_log_and_signed_for_by_both(
     with pytest.raises(Conflict):
         sign(engine, now, number=1)
     sign(engine, now, number=2)
-    with pytest.raises(receipts.ProofRefused, match="no signature of"):
+    with pytest.raises(ProofRefused, match="no signature of"):
         checkpoints.newest(engine).note.verified_by([signer(1).key])
     assert [(k.key, k.leaf) for k in checkpoints.keys(engine)] == [
         (signer(2).key, leaf),
@@ -276,14 +277,14 @@ def test_the_check_finds_what_was_signed_wrongly(
     assert any(item.invariant == "C7" and words in item.violation for item in found), found
 
 
-# Witnesses ------------------------------------------------------------------------------------------
+# Witnesses ---------------------------------------------------------------------------------------
 
 
 def witness(number: int = 50) -> Signer:
     return Signer(name=f"w{number}.example", kind=COSIGNER, seed=bytes([number] * 32))
 
 
-def cosignature(stored: checkpoints.Stored, number: int = 50) -> "checkpoints.Signature":
+def cosignature(stored: checkpoints.Stored, number: int = 50) -> Signature:
     return witness(number).sign(stored.note.text, time_s=1_800_000_000)
 
 
@@ -328,7 +329,7 @@ def peer(number: int = 50) -> Iterator[Peer]:
     found = Peer(number=number)
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - as the library names it
+        def do_POST(self) -> None:
             assert self.path == "/add-checkpoint"
             body = self.rfile.read(int(self.headers["content-length"])).decode()
             status, text = found.add_checkpoint(body)
@@ -357,11 +358,7 @@ def run(
 
     def carry_out(policy: str) -> checkpoints.Stored:
         notary = Notary(signer=signer, policy=lambda: Policy.parse(policy))
-        bind(
-            Context(
-                engine=engine, reservations=reservations, lease_margin_s=1.0, notary=notary
-            )
-        )
+        bind(Context(engine=engine, reservations=reservations, lease_margin_s=1.0, notary=notary))
         checkpoint()
         cosign.finish()
         return checkpoints.newest(engine)
@@ -467,7 +464,7 @@ def test_whatever_a_witness_answers_the_log_goes_on(
 
 
 def test_a_witness_that_does_not_answer_holds_up_nobody(
-    engine: Engine, now: datetime, run: Run
+    engine: Engine, reservations: Reservations, now: datetime, run: Run
 ) -> None:
     released = threading.Event()
 
@@ -480,35 +477,29 @@ def test_a_witness_that_does_not_answer_holds_up_nobody(
         gone = Peer(number=52, url=f"http://127.0.0.1:{closed.getsockname()[1]}")
         slow.behave = hang
         policy = f"{slow.line}{good.line}{gone.line}group g any w50 w51 w52\nquorum g\n"
+        first = run("quorum none\n")
         notary = Notary(signer=signer, policy=lambda: Policy.parse(policy))
-        run("quorum none\n")
-        first = checkpoints.newest(engine)
+        bind(Context(engine=engine, reservations=reservations, lease_margin_s=1.0, notary=notary))
         for _ in range(3):
             settled(engine, now)
-            context = Context(
-                engine=engine,
-                reservations=Reservations.__new__(Reservations),
-                lease_margin_s=1.0,
-                notary=notary,
-            )
-            bind(context)
             checkpoint()  # returns while the slow one hangs
             while witness(51).key.encode() not in checkpoints.newest(engine).witnesses:
                 checkpoint()
-        assert len(slow.asked) == 1  # it is asked once at a time
+        assert slow.asked[0] == 0
         assert checkpoints.newest(engine).size > first.size
         released.set()
         cosign.finish()
         gone_state, slow_state = checkpoints.witnesses(engine, [witness(52).key, witness(50).key])
         assert "does not answer" in gone_state.fault
-        assert slow_state.fault
+        assert "no answer within" in slow_state.fault or "500" in slow_state.fault
 
 
-# The key file ---------------------------------------------------------------------------------------
+# The key file ------------------------------------------------------------------------------------
 
 
 def keep(database_url: str, place: Path, now: datetime, **settings: object) -> str:
-    return logkey.keep_key(database_url, Settings(**settings), place, now)  # type: ignore[arg-type]
+    faults = logkey.keep_key(database_url, Settings.model_validate(settings), place, now)
+    return "; ".join(faults)
 
 
 def test_the_key_is_made_once_for_its_owner_alone(
@@ -533,7 +524,7 @@ def test_a_name_is_chosen_before_the_key_is_made(
     keep(database_url, tmp_path, now, log_origin="log.example/7")
     (known,) = checkpoints.keys(engine)
     assert known.key.name == "log.example/7"
-    with pytest.raises(BadInput, match="CLEARLANE_LOG_ORIGIN: 'b' is not 'log.example/7'"):
+    with pytest.raises(BadInput, match="CLEARLANE_LOG_ORIGIN: 'b' is not"):
         keep(database_url, tmp_path, now, log_origin="b")
 
 
@@ -583,7 +574,11 @@ def test_a_name_that_no_note_can_carry_is_refused(
 
 
 def test_a_rotation_that_is_cut_off_ends_with_the_key_that_signs(
-    engine: Engine, database_url: str, now: datetime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    database_url: str,
+    now: datetime,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keep(database_url, tmp_path, now)
     path = tmp_path / logkey.FILE

@@ -23,7 +23,7 @@ from tests.servers import scratch
 from workers.celery import QUEUES
 from workers.cli import main
 from workers.config import load_config
-from workers.gateway import accounts, epochs, fleet, health, lanes, metrics, tasks
+from workers.gateway import accounts, epochs, fleet, health, lanes, log, metrics, tasks
 from workers.gateway.problems import TITLES
 from workers.home import port
 from workers.sections import SECTIONS
@@ -246,8 +246,8 @@ def test_every_path_of_the_gateway_is_described() -> None:
     page = (REFERENCE / "http-api.md").read_text()
     described = {cell for cell in first_cells(page) if " /" in cell}
     existing = {
-        f"{method} {route.path}"
-        for room in (tasks, fleet, lanes, accounts, epochs, health, metrics)
+        f"{method} {route.path_format}"
+        for room in (tasks, fleet, lanes, accounts, epochs, log, health, metrics)
         for route in room.router.routes
         if isinstance(route, APIRoute)
         for method in route.methods or ()

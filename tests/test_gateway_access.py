@@ -28,6 +28,12 @@ from workers.settings import Settings, sqlalchemy_url
 
 TENANT = {Role.CLIENT: "R", Role.AGENT: "A"}
 OTHER = {Role.CLIENT: "S", Role.AGENT: "B"}
+FOREIGN = {
+    "/v1/accounts/{account}": "account",
+    "/v1/tasks/{task}": "task",
+    "/v1/tasks/{task}/cancel": "task",
+    "/v1/tasks/{task}/receipt": "task",
+}
 CLOSED = {rule: roles for rule, roles in RULES.items() if roles is not EVERYBODY}
 
 
@@ -150,8 +156,10 @@ def test_each_role_may_do_its_part_and_no_more(house: House, rule: tuple[str, st
         if role not in RULES[rule]:
             refused(answer, 403, "Authorization")
             assert "insufficient_scope" in answer.headers["www-authenticate"]
-        elif rule[1] == "/v1/accounts/{account}" and role is Role.AGENT:
-            refused(answer, 404, "account")  # it is the client's
+        elif role is Role.AGENT and rule[1] in FOREIGN:
+            refused(answer, 404, FOREIGN[rule[1]])  # it is the client's
+        elif role is Role.AGENT and rule == ("POST", "/v1/tasks"):
+            refused(answer, 403, "client")  # an agent pays for itself alone
         else:
             assert answer.status in {200, 201}, answer.body
 

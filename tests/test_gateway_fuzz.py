@@ -117,6 +117,7 @@ def test_whatever_is_sent_is_answered_as_documented(gateway: Gateway) -> None:
             "account": "client:R",
             "lane": "default",
             "path": "entries/000.p/1",
+            "epoch": "1",
         },
     )
     schema = schemathesis.openapi.from_dict(gateway.ask("GET", "/openapi.json").body)

@@ -39,7 +39,7 @@ def long_history(tasks: int) -> Ledger:
 class Scene:
     """A log and a replica."""
 
-    def __init__(self, leaves: list[bytes], directory: Path, url: str, log: FakeLog) -> None:
+    def __init__(self, directory: Path, url: str, log: FakeLog) -> None:
         self.log = log
         self.now_s = NOW_S
         self.replica = Beside(directory, url, lambda: self.now_s)
@@ -62,7 +62,7 @@ class Scene:
 def scene(tmp_path: Path) -> Iterator[Scene]:
     log = FakeLog(everything().leaves)
     with log.served() as url:
-        yield Scene(log.leaves, tmp_path / "state", url, log)
+        yield Scene(tmp_path / "state", url, log)
 
 
 def test_what_was_replayed_is_signed_with_the_time(scene: Scene) -> None:
@@ -100,7 +100,7 @@ def at_rest(log: FakeLog, size: int) -> bool:
 def test_many_pages_and_tiles_are_replayed_and_read_once(tmp_path: Path) -> None:
     log = FakeLog(long_history(1500).leaves)
     with log.served() as url:
-        scene = Scene(log.leaves, tmp_path / "state", url, log)
+        scene = Scene(tmp_path / "state", url, log)
         scene.signed(0, 700)
         scene.signed(700, 1024)
         log.asked.clear()
@@ -190,7 +190,7 @@ def test_the_log_may_change_its_key(tmp_path: Path) -> None:
     ledger.key(LOG_SIGNER.key.encode(), fresh.key.encode())
     log = FakeLog(ledger.leaves)
     with log.served() as url:
-        scene = Scene(log.leaves, tmp_path / "state", url, log)
+        scene = Scene(tmp_path / "state", url, log)
         scene.signed(0)
         size = len(log.leaves)
         ledger.settle("client:R", "agent:A", 5)
@@ -275,7 +275,7 @@ def test_a_task_that_was_settled_in_another_run_is_found(tmp_path: Path) -> None
     ledger = long_history(300)
     log = FakeLog(ledger.leaves)
     with log.served() as url:
-        scene = Scene(log.leaves, tmp_path / "state", url, log)
+        scene = Scene(tmp_path / "state", url, log)
         scene.signed(0)
         size = len(log.leaves)
         ledger.tasks = 0
@@ -297,7 +297,7 @@ def test_a_rewritten_log_is_told_by_its_first_leaf(
         return
     log = FakeLog([f"{n}".encode() for n in range(720)])
     with log.served() as url:
-        scene = Scene(log.leaves, tmp_path / "state", url, log)
+        scene = Scene(tmp_path / "state", url, log)
         plain(scene, signed)
         log.leaves[rewritten] = b"other"
         reason = scene.replica.poll() if by_poll else scene.refused(signed).reason
@@ -388,13 +388,18 @@ def test_evidence_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_second_process_and_another_log_are_refused(tmp_path: Path) -> None:
-    with store.opened(tmp_path / "state", "log.test/1") as _:
-        with pytest.raises(Conflict, match="another replica works on"):
-            with store.opened(tmp_path / "state", "log.test/1"):
-                pass
-    with pytest.raises(Conflict, match=r"a replica of log\.test/1, not of other"):
-        with store.opened(tmp_path / "state", "other"):
-            pass
+    state = tmp_path / "state"
+    with (
+        store.opened(state, "log.test/1"),
+        pytest.raises(Conflict, match="another replica works on"),
+        store.opened(state, "log.test/1"),
+    ):
+        pass
+    with (
+        pytest.raises(Conflict, match=r"a replica of log\.test/1, not of other"),
+        store.opened(state, "other"),
+    ):
+        pass
 
 
 def test_what_the_log_does_not_serve_is_asked_for_again(scene: Scene) -> None:
@@ -413,7 +418,7 @@ def test_progress_is_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("workers.replica.follow.BATCH_PAGES", 1)
     log = FakeLog(long_history(1300).leaves)
     with log.served() as url:
-        scene = Scene(log.leaves, tmp_path / "state", url, log)
+        scene = Scene(tmp_path / "state", url, log)
         log.shown[1200] = b"x"
         scene.refused(0)
         assert scene.replica.head().size == 1024

@@ -54,7 +54,7 @@ def quote(
         work=work(
             key.task,
             key=key,
-            payer=values.pop("payer", "R"),
+            payer=values.pop("payer", "client:R"),
             size=size,
             fence=values.pop("fence", 1),
         ),
@@ -68,8 +68,8 @@ def quote(
 
 def reserve(at: Reservations, *quotes: Quote, now_ms: int = NOW_MS, **values: Any) -> list[Taken]:
     given = {
-        "spendable_ub": {"R": 1000, "P": 1000, "Q": 1000},
-        "released_seen_ub": {"R": 0, "P": 0, "Q": 0},
+        "spendable_ub": {"client:R": 1000, "P": 1000, "Q": 1000},
+        "released_seen_ub": {"client:R": 0, "P": 0, "Q": 0},
         "lease_until_ms": {"f": now_ms + LEASE_MS},
     }
     return at.reserve(quotes, now_ms=now_ms, **{**given, **values})
@@ -84,7 +84,7 @@ def pool(at: Reservations, name: str = "A") -> Pool:
     return at.look([name])[0][name][0]
 
 
-def credit(at: Reservations, client: str = "R") -> Credit:
+def credit(at: Reservations, client: str = "client:R") -> Credit:
     return at.look([], [client])[1][client]
 
 
@@ -195,13 +195,13 @@ def test_a_settlement_between_reading_and_reserving_is_not_spent_twice(
     seen = credit(reservations)
     reservations.release([saga(reservations)], settled=True)
     late = quote(agent(), fresh, AttemptKey("t2", 1), cost_ub=400)
-    seen_ub = {"R": seen.released_ub}
+    seen_ub = {"client:R": seen.released_ub}
     assert reserve(reservations, late, released_seen_ub=seen_ub) == [Taken.CREDIT]
     # Read again, the balance is 300: 300 can be had, and 700 came back when it was aborted.
     fits = replace(late, cost_ub=300)
-    now_ub = {"R": credit(reservations).released_ub}
+    now_ub = {"client:R": credit(reservations).released_ub}
     assert reserve(
-        reservations, fits, spendable_ub={"R": 300}, released_seen_ub=now_ub
+        reservations, fits, spendable_ub={"client:R": 300}, released_seen_ub=now_ub
     ) == [Taken.OK]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.model import Agent, Family, Routing, Wait, Work
+from ledger.model import Agent, AttemptKey, Family, Routing, Wait, Work
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, cost_ub
 from scheduler.router import Board, NoSeat, Quote, Seat, plan
@@ -289,6 +289,9 @@ def test_plugins_are_asked_about_the_cheapest_first() -> None:
     assert asked == ["A", "B"]
 
 
+PART = {"parent": AttemptKey("p", 1), "chain": ("a0", "a2")}
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     AGENTS,
@@ -297,6 +300,7 @@ def test_plugins_are_asked_about_the_cheapest_first() -> None:
     st.sampled_from([0.0, 0.05, 1.0]),
     st.sampled_from([None, 1.5, 4.0]),
     st.booleans(),
+    st.sampled_from([None, 0, 10**8, 10**10]),
 )
 def test_every_choice_is_near_the_lowest_price_that_is_allowed(  # noqa: PLR0917
     given_agents: list[Any],
@@ -305,6 +309,7 @@ def test_every_choice_is_near_the_lowest_price_that_is_allowed(  # noqa: PLR0917
     epsilon: float,
     ceiling: float | None,
     vetoes: bool,
+    budget_ub: int | None,
 ) -> None:
     """Against the plainest reading of the rules: all seats asked anew for each task."""
     agents, pools, judged = [], {}, {}
@@ -332,12 +337,27 @@ def test_every_choice_is_near_the_lowest_price_that_is_allowed(  # noqa: PLR0917
     seats = {name: replace(seat) for name, seat in on.seats.items()}
     spendable = dict(on.spendable_ub)
     works = [
-        work(f"t{number}", payer=name, size=size, avoid=avoid, family="fg"[number % 2])
+        work(
+            f"t{number}",
+            payer=name,
+            size=size,
+            avoid=avoid,
+            family="fg"[number % 2],
+            **(PART | {"budget_ub": budget_ub} if budget_ub is not None and number % 2 else {}),
+        )  # fmt: skip
         for number, (name, size, avoid) in enumerate(given_works)
     ]
+    left_ub = budget_ub or 0
     for decision in plan(works, on, random.Random(1)):
         task, size_mt = decision.work, decision.work.size * MT
-        fit = [seat for seat in seats.values() if seat.agent.y_max > task.size]
+        fit = [
+            seat
+            for seat in seats.values()
+            if seat.agent.y_max > task.size and seat.agent.id not in task.chain
+        ]
+        most_ub = spendable[task.payer]
+        if task.parent is not None:
+            most_ub = min(most_ub, left_ub)
         others = [seat for seat in fit if len(fit) == 1 or seat.agent.id != task.avoid]
         offers = {
             seat.agent.id: found
@@ -345,17 +365,17 @@ def test_every_choice_is_near_the_lowest_price_that_is_allowed(  # noqa: PLR0917
             if (found := seat.price(size_mt, ceiling, NOW_MS))
             and not (vetoes and veto(task, seat.agent, found[0]))
         }
-        payable = {
-            name: price for name, (cost, price) in offers.items() if cost <= spendable[task.client]
-        }
+        payable = {name: price for name, (cost, price) in offers.items() if cost <= most_ub}
         if isinstance(decision, NoSeat):
             assert not payable
-            assert (decision.wait is Wait.CREDIT) == bool(offers)
+            assert (decision.wait in {Wait.CREDIT, Wait.BUDGET}) == bool(offers)
+            assert decision.wait is not Wait.BUDGET or most_ub < spendable[task.payer]
             assert (decision.wait is Wait.NO_AGENT) == (not others)
             continue
         seat = seats[decision.agent.id]
         assert decision.price_ub == payable[decision.agent.id]
         assert decision.price_ub <= min(payable.values()) * (1 + epsilon)
-        spendable[task.client] -= decision.cost_ub
+        spendable[task.payer] -= decision.cost_ub
+        left_ub -= decision.cost_ub if task.parent is not None else 0
         seat.y_mt -= size_mt
         seat.free_slots = 0 if seat.agent.cooldown_s else seat.free_slots - 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -26,7 +27,7 @@ from sqlalchemy import Engine
 
 import tasks.messages
 from ledger import attempts, check, intake, lanes
-from ledger.errors import Unavailable
+from ledger.errors import Conflict, NotFound, Unavailable
 from ledger.model import AttemptKey, Outcome, Reply, Settlement, TaskState, Wait
 from ledger.registry import suspend
 from scheduler.pool import MT, refill_mt
@@ -36,6 +37,7 @@ from tasks import abort, commit, execute, reserve, sweep, validate
 from tasks.call import Call
 from tasks.context import Context, bind
 from tasks.messages import ABORT, COMMIT, EXECUTE, RESERVE, VALIDATE, send
+from tasks.outsource import outsource
 from tests.makers import UB, agent, balance_ub, client, family, install, minted, submit
 from workers.audit import audit
 
@@ -49,9 +51,10 @@ STEPS: dict[str, Callable[[Any], None]] = {
 }
 AGENTS = [
     # A low k: the last tokens of a pool cost k/y, and a thousand times that per milli-token.
-    agent("A", k=1000, y_max=1000, slots=3),
-    agent("B", k=1000, y_max=600, slots=2),
-    agent("C", k=1000, y_max=500, slots=4, refill_per_s=100),
+    # The quota is for subtasks: those are paid before their parents.
+    agent("A", k=1000, y_max=1000, slots=3, quota_ub=UB),
+    agent("B", k=1000, y_max=600, slots=2, quota_ub=UB),
+    agent("C", k=1000, y_max=500, slots=4, refill_per_s=100, quota_ub=UB),
 ]
 FAMILIES = [
     family("good", max_attempts=3),
@@ -667,6 +670,18 @@ class Machine(RuleBasedStateMachine):
             expires_at=self.fleet.now + timedelta(seconds=120) if size % 5 == 0 else None,
         )  # fmt: skip
 
+    @rule(pick=st.integers(0, 99), to=st.sampled_from(["good", "bad"]))
+    def ask_others(self, pick: int, to: str) -> None:
+        """Some agent that is at work has a part done by others."""
+        keys = self.fleet.at.overdue(2**53, 100)
+        sagas = [saga for saga in self.fleet.at.read(keys) if saga is not None]
+        if sagas:
+            saga = sagas[pick % len(sagas)]
+            part = intake.Submission(family=to, payload={"n": pick}, size=1)
+            with suppress(NotFound, Conflict):
+                made = outsource(self.fleet.context, saga.agent, saga.work.key, [part])
+                self.tasks += [item.task for item in made]
+
     @rule(limit=st.integers(1, 9))
     def dispatch(self, limit: int) -> None:
         self.fleet.dispatch(limit)
@@ -775,7 +790,8 @@ class Machine(RuleBasedStateMachine):
         for task, row in rows.items():
             assert TaskState(row["state"]) is not TaskState.INIT
             self._check_ended(task, row)
-            spent_ub += row["cost_ub"] or 0
+            if row["parent"] is None:
+                spent_ub += row["cost_ub"] or 0
         assert balance_ub(self.engine, f"client:{self.client}") == POOR_UB + RICH_UB - spent_ub
         assert check.violations(self.engine) == []
         assert max(self.fleet.agents.calls.values(), default=1) == 1, "called twice"

@@ -35,8 +35,8 @@ def place(settings: Settings, home: Path | None = None) -> Path:
     return (settings.log_key_file or (home or settings.data) / FILE).expanduser().absolute()
 
 
-def keep_key(database_url: str, settings: Settings, home: Path | None, now: datetime) -> str:
-    """Make the key of a log that has none; says what stands in the way of signing, or nothing.
+def keep_key(database_url: str, settings: Settings, home: Path | None, now: datetime) -> list[str]:
+    """Make the key of a log that has none; what stands in the way of signing, if anything does.
 
     Raises Unavailable; BadInput when the file that is there cannot be used.
     """
@@ -46,17 +46,28 @@ def keep_key(database_url: str, settings: Settings, home: Path | None, now: date
         known = checkpoints.keys(engine)
         if not path.exists():
             if known:
-                return f"{path}: the key of the log {known[0].key.name} is missing; restore it"
+                return [f"{path}: the key of the log {known[0].key.name} is missing; restore it"]
             _write(path, make(settings.log_origin))
         signer = load(engine, path, settings.log_origin)
         checkpoints.introduce(engine, signer.key, now)
-        return "" if not known else fault(engine, signer, path)
+        fault = _fault(engine, signer, path)
+        return [fault] if fault else []
     finally:
         engine.dispose()
 
 
-def fault(engine: Ledger, signer: Signer, path: Path) -> str:
-    """Why this key may not sign the log, or nothing."""
+def fault_at(database_url: str, path: Path, origin: str | None) -> str:
+    """Why the key of a file may not sign the log of a database, or nothing. Changes nothing."""
+    engine = connect(sqlalchemy_url(database_url))
+    try:
+        known = checkpoints.keys(engine)
+        fresh = _fresh(path, known[0].key) if known else path
+        return _fault(engine, read(fresh if fresh.exists() else path, origin), path)
+    finally:
+        engine.dispose()
+
+
+def _fault(engine: Ledger, signer: Signer, path: Path) -> str:
     known = checkpoints.keys(engine)
     if not known or known[0].key == signer.key:
         return ""

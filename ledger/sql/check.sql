@@ -51,7 +51,7 @@ WHERE t.state = 'COMMITTED' AND NOT EXISTS (
     WHERE a.task = t.id AND a.attempt = r.attempt AND a.state = 'COMMITTED'
       AND a.agent = r.agent AND a.cost_ub = r.cost_ub)
 UNION ALL
-SELECT 'C2', 'task ' || t.id, 'paid by another account than ' || t.payer || ', or to another than agent:' || r.agent
+SELECT 'C2', 'task ' || t.id, 'paid to another account than agent:' || r.agent || ', or by another than ' || t.payer
 FROM task t JOIN task_result r ON r.task = t.id JOIN ledger_transaction l ON l.task = t.id
 WHERE EXISTS (
     SELECT 1 FROM posting p WHERE p.transaction = l.id

@@ -1,3 +1,3 @@
 -- The log's first key, unless it has one.
 INSERT INTO log_key (number, vkey, at) VALUES (1, %(vkey)s, %(now)s)
-ON CONFLICT (number) DO NOTHING
+ON CONFLICT DO NOTHING

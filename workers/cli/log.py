@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,8 @@ def export(context: Context, first: int, end: int | None) -> None:
     if not first <= until <= size:
         reason = f"{first} to {until} is no part of a log of {size} leaves"
         raise BadInput("--from", reason, f"use 0 to {size}, and --to no less")
-    tell, out = _progress(until - first), click.get_binary_stream("stdout")
+    tell = _progress(until - first)
+    out = sys.stdout.buffer
     for number, data in enumerate(leaves.entries(context.engine, first, until), 1):
         out.write(data + b"\n")
         tell(number)

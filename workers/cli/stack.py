@@ -85,6 +85,10 @@ def up(wiring: Wiring, data: Path | None, fleet: str, config: Path | None, detac
     settings = load_settings()
     if config is not None:
         wiring.check(config)
+    if settings.log_policy is not None:
+        from workers.logkey import read_policy
+
+        read_policy(settings.log_policy)
     home = homes.prepare(data or settings.data)
     if detach:
         configuration = ["--config", str(config)] if config is not None else []
@@ -152,7 +156,7 @@ def _foreground(
 ) -> None:
     from workers.gateway.local import FILE as TOKEN_FILE
     from workers.gateway.local import keep_token
-    from workers.logkey import keep_key, read_policy
+    from workers.logkey import keep_key
     from workers.logs import configure_logs
     from workers.stack import plan, policy
 
@@ -167,16 +171,14 @@ def _foreground(
             for change in wiring.configure(database_url, path):
                 console.print(change, markup=False)
         keep_token(database_url, home, datetime.now(UTC))
-        fault = keep_key(database_url, settings, home, datetime.now(UTC))
-        if fault:  # what is settled is logged all the same, and signed when the key is there
+        # What is settled is logged with and without it, and signed when it is there.
+        for fault in keep_key(database_url, settings, home, datetime.now(UTC)):
             console.print(f"log key      {fault}", style="red", markup=False)
 
     def report(status: Status) -> None:
         if status.state is State.RUNNING:
             console.print(f"{status.name:12} ready  (pid {status.pid})")
 
-    if settings.log_policy is not None:
-        read_policy(settings.log_policy)
     with homes.locked(home):
         leftovers.reclaim(home)
         extra: Sequence[Process] = ()

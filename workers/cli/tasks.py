@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tasks.context import Context
 
 FIELDS = (
-    "task", "state", "why", "reason", "payer", "parent", "family", "type", "size", "lane", "batch", "agent",
-    "quoted_ub", "cost_ub", "submitted_at", "expires_at", "ended_at",
+    "task", "state", "why", "reason", "payer", "parent", "family", "type", "size", "lane", "batch",
+    "agent", "quoted_ub", "cost_ub", "submitted_at", "expires_at", "ended_at",
 )  # fmt: skip
 ATTEMPTS = (
     "attempt", "agent", "state", "outcome", "cost_ub", "latency_s",

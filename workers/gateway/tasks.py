@@ -334,8 +334,16 @@ async def _task(here: Service, caller: Token, task: str) -> Task:
         **_line(row),
         **{
             name: row[name]
-            for name in ("lane", "failures", "ready_at", "expires_at", "agent", "cost_ub",
-                         "parent_attempt", "budget_ub")
+            for name in (
+                "lane",
+                "failures",
+                "ready_at",
+                "expires_at",
+                "agent",
+                "cost_ub",
+                "parent_attempt",
+                "budget_ub",
+            )
         },
         batch=row["batch"] or None,
         result=row["output"],
@@ -347,8 +355,8 @@ async def _task(here: Service, caller: Token, task: str) -> Task:
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a TaskLine from a row of the ledger."""
-    same = ("client", "payer", "family", "type", "size", "state", "wait", "submitted_at", "ended_at",
-            "reason")  # fmt: skip
+    same = ("client", "payer", "family", "type", "size", "state", "wait", "submitted_at",
+            "ended_at", "reason")  # fmt: skip
     return {
         "task": str(row["id"]),
         "attempts": row["attempt"],

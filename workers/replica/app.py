@@ -91,7 +91,7 @@ async def _body(request: Request) -> bytes:
 def _refused(error: Refused) -> Response:
     """One line of reason; for a conflict the size alone, as the protocol has it."""
     if error.status == 409 and error.signed_size is not None:  # noqa: PLR2004
-        return Response(f"{error.signed_size}\n", 409, media_type=SIZE_TYPE)
+        return Response(f"{error.signed_size}\n", 409, {"Content-Type": SIZE_TYPE})
     headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status == 503 else {}  # noqa: PLR2004
     return PlainTextResponse(
         f"{printable(error.reason, REASON_CHARS_MAX)}\n", error.status, headers

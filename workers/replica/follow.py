@@ -58,8 +58,9 @@ class Follower:
                 self._say("")
             except ClearlaneError as error:
                 self._say(str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._poll_s)
+            with suppress(TimeoutError):  # wait_for would swallow a cancellation now and then
+                async with asyncio.timeout(self._poll_s):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def look(self) -> None:
@@ -104,7 +105,8 @@ class Follower:
         _, future = self._wanted.setdefault(offer.note.text, (offer, future))
         self._wake.set()
         try:
-            await asyncio.wait_for(asyncio.shield(future), ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                await asyncio.shield(future)
         except TimeoutError:
             size = self._replica.size
             reason = f"{size} of {offer.checkpoint.size} leaves are replayed so far"

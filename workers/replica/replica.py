@@ -198,7 +198,7 @@ class Replica:
     def _save(self, signed: Signed | None, *, within: bool) -> None:
         memory = self._memory
         try:
-            progress = memory.progress() if memory.state.size else None
+            progress = memory.progress() if memory.unsaved else None
         except Violation as error:
             if not within:
                 self._forget()
