@@ -104,7 +104,7 @@ def apply(engine: Engine, wanted: Wanted, now: datetime) -> list[str]:
         take_settle_lock(connection)
         for name, value in wanted.params.items():
             if _put(connection, "put_param", name=name, value=json.dumps(value)):
-                changes.append(f"parameter {name} is now {json.dumps(value)}")
+                changes.append(f"parameter {name} is now {_words(value)}")
         for client in wanted.clients:
             changes += _apply_client(connection, client, now)
         named = [agent.lane for agent in wanted.agents]
@@ -176,6 +176,13 @@ def _apply_family(connection: Connection, family: Family) -> list[str]:
 def _put(connection: Connection, statement: str, **values: Any) -> Any:
     """The row that changed, or None when it stood like that already."""
     return query(connection, statement, values).fetchone()
+
+
+def _words(value: Json) -> str:
+    """A parameter for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _agent_spec(agent: Agent) -> dict[str, Json]:
