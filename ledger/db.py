@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 import psycopg
 from psycopg import Cursor, OperationalError
-from psycopg.errors import UndefinedColumn, UndefinedTable
+from psycopg.errors import DiskFull, UndefinedColumn, UndefinedTable
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection, Engine, create_engine, exc
 
@@ -215,10 +215,12 @@ def _translated() -> Iterator[None]:
             "run `clearlane migrate`, or correct DATABASE_URL",
         ) from error
     except (OperationalError, exc.OperationalError, exc.InterfaceError, exc.TimeoutError) as error:
-        reason = str(getattr(error, "orig", error)).strip().splitlines()[0]
-        raise Unavailable(
-            "postgresql", reason, "check DATABASE_URL and that the server runs"
-        ) from error
+        cause = getattr(error, "orig", error)
+        reason = str(cause).strip().splitlines()[0]
+        remedy = "check DATABASE_URL and that the server runs"
+        if isinstance(cause, DiskFull):
+            remedy = "make room on the disk of the server"
+        raise Unavailable("postgresql", reason, remedy) from error
 
 
 def notify(connection: Connection, channel: str, payload: str = "") -> None:

@@ -125,7 +125,7 @@ def suspend(engine: Engine, agent: str, *, suspended: bool) -> None:
 def _apply_params(connection: Connection, page: Page, params: Mapping[str, Json]) -> list[str]:
     before = in_force(connection)
     changes = [
-        f"parameter {name} is now {json.dumps(value)}"
+        f"parameter {name} is now {_words(value)}"
         for name, value in params.items()
         if _put(connection, "put_param", name=name, value=json.dumps(value))
     ]
@@ -183,6 +183,13 @@ def _apply_family(connection: Connection, family: Family) -> list[str]:
 def _put(connection: Connection, statement: str, **values: Any) -> Any:
     """The row that changed, or None when it stood like that already."""
     return query(connection, statement, values).fetchone()
+
+
+def _words(value: Json) -> str:
+    """A parameter for people."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _agent_spec(agent: Agent) -> dict[str, Json]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import redis
 
-from ledger.errors import Unavailable
-from scheduler.reservations import AWAY
+from scheduler.away import AWAY, unavailable
 
 UNACKED = "unacked"  # kombu's hash of messages that a worker holds
 
@@ -30,5 +29,5 @@ def depths(client: redis.Redis, queues: Sequence[str]) -> Depths:
         try:
             *lengths, held = pipe.execute()
         except AWAY as error:
-            raise Unavailable("broker", str(error), "see `clearlane status`") from error
+            raise unavailable(error, "broker") from error
     return Depths(waiting=dict(zip(queues, map(int, lengths), strict=True)), held=int(held))

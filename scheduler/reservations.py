@@ -3,7 +3,7 @@
 Rows M04, M05, M10. Every method works on a set of attempts in one round trip. Keys:
 `pool:<agent>` capacity and judgement, `saga:<task>:<attempt>` one attempt, `credit:<account>`
 what is reserved, `lane:<lane>` the fencing token and pace, `leases` every attempt in flight by the
-instant its lease ends.
+instant its lease ends, `probe` nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ledger.errors import Unavailable
 from ledger.model import Agent, AttemptKey, Reply, SagaState, Verdict
+from scheduler.away import AWAY, unavailable
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, gives_back
 from scheduler.router import Quote
@@ -39,6 +39,8 @@ from scheduler.scripts import Call, queue
 from scheduler.standing import Standing, decode_standings
 
 LEASES = "leases"
+PROBE = "probe"
+PROBE_MS = 1_000
 
 
 class Taken(StrEnum):
@@ -62,6 +64,8 @@ class Credit:
 
 
 TIMEOUT_S = 5.0  # for one round trip
+REST_MS = 1_000  # after a 429, whatever it asked for: Retry-After counts in whole seconds
+REST_MAX_MS = 60_000  # after many in a row; an agent may ask for more
 GAP_MS = 250  # between the starts of a lane that was told once to slow down
 GAP_MAX_MS = 60_000
 SAME_MS = 1_000  # what was called before the first word came says the same
@@ -77,15 +81,6 @@ KEEPALIVE = {
     if hasattr(socket, name)
 }
 SHORTEN_MAX = 1000  # leases in one go: the next one takes the rest
-
-# It does not answer, or answers that it cannot take anything now.
-AWAY = (
-    redis.ConnectionError,
-    redis.TimeoutError,
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.TryAgainError,
-)
 
 Step = tuple[AttemptKey, SagaState, str, str]
 
@@ -311,9 +306,13 @@ class Reservations:
         stored = self._run("judge", calls)
         return [agent for agent, done in zip(changes, stored, strict=True) if not done]
 
-    def rest(self, until_ms: Mapping[str, int]) -> None:
-        """No reservation on these agents before the given instants."""
-        self._run("rest", [([f"pool:{agent}"], [instant]) for agent, instant in until_ms.items()])
+    def rest(self, asked_ms: Mapping[str, int], now_ms: int) -> None:
+        """These agents said 429: each rests as asked, and longer each time in a row (M27)."""
+        calls: list[Call] = [
+            ([f"pool:{agent}"], [now_ms, asked, REST_MS, REST_MAX_MS, SAME_MS])
+            for agent, asked in asked_ms.items()
+        ]
+        self._run("rest", calls)
 
     def set_back(self, agents: Sequence[str], now_ms: int) -> None:
         """Bring pools whose instants lie ahead of every clock back to the present."""
@@ -348,6 +347,12 @@ class Reservations:
             pipe.zcard(LEASES)
             return int(_execute(pipe)[0])
 
+    def check_writes(self) -> None:
+        """Raises Unavailable unless Redis takes changes: with a full disk it only answers."""
+        with self._pipeline() as pipe:
+            pipe.set(PROBE, "", px=PROBE_MS)
+            _execute(pipe)
+
     def _advance(self, state: SagaState, steps: Sequence[Step]) -> list[bool]:
         return [
             bool(done) for done in self._run("advance", [_advance(state, step) for step in steps])
@@ -368,9 +373,7 @@ def _execute(pipe: Any) -> list[Any]:
     try:
         return list(pipe.execute())
     except AWAY as error:
-        raise Unavailable(
-            "redis", str(error), "check REDIS_URL and that the server runs"
-        ) from error
+        raise unavailable(error) from error
 
 
 def _advance(state: SagaState, step: Step) -> Call:

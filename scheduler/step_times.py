@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 import redis
 
-from ledger.errors import Unavailable
-from scheduler.reservations import AWAY
+from scheduler.away import AWAY, unavailable
 
 STEP_TIMES = "step_times"
 
@@ -30,16 +29,12 @@ class StepTimes:
             try:
                 pipe.execute()
             except AWAY as error:
-                raise _away(error) from error
+                raise unavailable(error) from error
 
     def read(self) -> dict[str, int]:
         """Every counter by name."""
         try:
             found = self._redis.hgetall(STEP_TIMES)
         except AWAY as error:
-            raise _away(error) from error
+            raise unavailable(error) from error
         return {str(name): int(count) for name, count in dict(found).items()}
-
-
-def _away(error: Exception) -> Unavailable:
-    return Unavailable("redis", str(error), "it is retried; see `clearlane status`")

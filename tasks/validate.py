@@ -29,7 +29,6 @@ from tasks.patience import patient
 from tasks.verdict import judge, reads_payload
 
 JUDGE_ROUNDS_MAX = 5  # tries against another worker that judges the same agent
-REST_MIN_S = 1.0  # after a 429 that does not say how long, or says 0: it counts in whole seconds
 
 DEADLY = "its validator ended the process, or had to be ended with it"
 _deadly: set[str] = set()  # validators that ended a process, as this one has seen
@@ -159,20 +158,20 @@ def _penalty(was: Judgement, now: Judgement) -> Penalty:
 
 
 def _rest(context: Context, fresh: Sequence[Judged]) -> None:
-    """An agent that said 429 is left alone for as long as it asked, and its lane slows down.
+    """An agent that said 429 is left alone at least as long as it asked, and its lane slows down.
 
     What shares a lane shares a limit: whoever is asked next would only be told the same (M27). The
     default lane is that of agents which share nothing.
     """
     now_ms, agents = context.now_ms(), context.registry().agents
-    until_ms: dict[str, int] = {}
+    asked_ms: dict[str, int] = {}
     for saga, reply, _ in fresh:
         if reply.outcome is Outcome.RATE_LIMITED:
-            wait_s = max(REST_MIN_S, reply.retry_after_s or 0.0)
-            until_ms[saga.agent] = max(until_ms.get(saga.agent, 0), now_ms + int(wait_s * 1000))
-    if not until_ms:
+            wait_ms = int((reply.retry_after_s or 0.0) * 1000)
+            asked_ms[saga.agent] = max(asked_ms.get(saga.agent, 0), wait_ms)
+    if not asked_ms:
         return
-    context.reservations.rest(until_ms)
-    lanes = {agents[name].lane for name in until_ms if name in agents} - {LANE_DEFAULT}
+    context.reservations.rest(asked_ms, now_ms)
+    lanes = {agents[name].lane for name in asked_ms if name in agents} - {LANE_DEFAULT}
     if lanes:
         context.reservations.slow(lanes, now_ms)

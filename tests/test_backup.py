@@ -181,7 +181,7 @@ def test_a_user_of_redis_without_administration_carries_all_work(
                 60,
             )
             beat = [sys.executable, "-m", "celery", "-A", "workers", "beat"]
-            beat += ["-S", "redbeat.RedBeatScheduler"]
+            beat += ["-S", "workers.beat:Scheduler"]
             with subprocess.Popen(beat, env=environment(database_url, url)) as process:
                 await_true("beat has its lock", lambda: owner.exists("redbeat::lock"), 60)
                 await_true("it has sent a job", lambda: swept(owner), 60)

@@ -225,6 +225,22 @@ def test_apply_says_what_it_changed_and_then_nothing(bare: Cli) -> None:
     assert bare("apply", file, "--json").json == [{"change": "agent A changed"}]
 
 
+def test_a_price_that_rounds_to_nothing_is_warned_of(bare: Cli) -> None:
+    """Its tasks would be settled, and their agents get nothing."""
+    file = bare.home / "c.toml"
+    small = CONFIG.replace("size = 100", "size = 1").replace("y_max = 1000", "y_max = 1000000000")
+    file.write_text(small)
+    said = bare("apply", file)
+    assert (said.code, said.err) == (
+        0,
+        "clearlane: warning: family f: its size, 1, costs 0 B on agent A and 1 more when idle; "
+        "raise k there, or nobody is paid\n",
+    )
+    assert bare("apply", file).err == "", "nothing was changed"
+    file.write_text(CONFIG)
+    assert bare("apply", file).err == ""
+
+
 def test_a_refused_file_changes_nothing(bare: Cli) -> None:
     file = bare.home / "c.toml"
     file.write_text(CONFIG.replace("deadline_s = 5", "deadline = 5"))
@@ -622,7 +638,7 @@ def test_what_a_client_lacks_and_which_agents_rest(
     assert "60.111111 B are missing" in said
     now_ms = int(time.time() * 1000)
     reservations.seed([makers.agent("B"), makers.agent("C", refill_per_s=1)], {}, now_ms)
-    reservations.rest({"B": now_ms + 3_600_000})
+    reservations.rest({"B": 3_600_000}, now_ms)
     reservations._redis.hset("pool:C", mapping={"y_mt": 20_000, "refilled_at_ms": now_ms})
     said = wait_words(cli, engine, Wait.COOLDOWN)
     assert re.search(r"B is out \(rests for \d+\.\d s, until \d\d:\d\d:\d\dZ\)", said), said
@@ -898,3 +914,65 @@ def _drain(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # the other end is closed
         while os.read(descriptor, 65_536):
             pass
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("submit", "--family", "f", "--payload", "1", "--client", "\udcff"),
+        ("task", "list", "--client", "\udcff"),
+        ("ledger", "account", "client:\udcff"),
+        ("tokens", "create", "--role", "viewer", "--principal", "\udcff"),
+        ("tokens", "revoke", "\udcff"),
+        ("up", "--data", "\udcff"),
+    ],
+)
+def test_an_argument_that_is_no_text_is_refused_everywhere(words: tuple[str, ...]) -> None:
+    """As `$'\\xff'` in a shell: what Python makes of such bytes can be neither stored nor shown."""
+    done = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    reason = "udcff' is not text in this locale (utf-8); write it in UTF-8\n"
+    assert done.stderr.startswith(f"clearlane: argument {len(words)}: ")
+    assert done.stderr.endswith(reason)
+
+
+def test_a_locale_that_cannot_hold_the_text_is_named(cli: Cli) -> None:
+    done = subprocess.run(
+        [*COMMAND, "submit", "--client", "R", "--family", "f", "--payload", '"é"'.encode()],
+        env=cli.env | {"LC_ALL": "POSIX", "PYTHONUTF8": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "is not text in this locale (ascii); set LC_ALL=C.UTF-8 or" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("agents", "list"), ("agents", "list", "--json"), ("--help",)])
+def test_output_that_cannot_be_written_is_one_line(cli: Cli, words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=cli.home, env=cli.env, stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    said = "clearlane: cannot write: No space left on device; make room, or write elsewhere\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_a_name_that_nobody_can_have_is_refused(cli: Cli) -> None:
+    for name in ("", "no name"):
+        refused = cli.refused("task", "list", "--client", name)
+        assert refused.startswith(f"--client: {name!r} is no name; use 1 to 64 letters")
+
+
+def test_an_empty_data_directory_is_the_default(tmp_path: Path) -> None:
+    """Not the directory where one happens to stand."""
+    done = subprocess.run(
+        [*COMMAND, "status", "--data", ""],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "CLEARLANE_DATA"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"nothing is running in {tmp_path / '.clearlane'};" in done.stderr

@@ -410,7 +410,7 @@ def test_queues_that_nobody_serves_and_beats(
     assert fleet.beat(here)[0].found.startswith("none holds its lock")
     env = clean_env(DATABASE_URL=database_url, REDIS_URL=redis_url, CELERY_BROKER_URL=redis_url)
     celery = [sys.executable, "-m", "celery", "-A", "workers"]
-    beat = [*celery, "beat", "-S", "redbeat.RedBeatScheduler"]
+    beat = [*celery, "beat", "-S", "workers.beat:Scheduler"]
     commands = [[*celery, "worker", "-P", "solo", "-Q", "reserve"], beat, beat]
     with (tmp_path / "log").open("w") as log:
         started = [

@@ -188,6 +188,22 @@ def test_a_long_body_is_refused_while_it_is_read(gateway: Gateway) -> None:
     connection.close()
 
 
+def test_a_long_body_that_is_only_announced_is_refused_at_once(gateway: Gateway) -> None:
+    connection = http.client.HTTPConnection(gateway.host, gateway.port, timeout=60)
+    connection.putrequest("POST", "/v1/tasks")
+    for name, value in {
+        "Content-Type": "application/json",
+        "Content-Length": "9" * 20,
+        "Authorization": f"Bearer {gateway.token}",
+    }.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 413, "and not 408, when nothing has come for long"
+    assert json.loads(response.read())["field"] == "body"
+    connection.close()
+
+
 # Waiting ----------------------------------------------------------------------------------------
 
 

@@ -246,7 +246,7 @@ async def _stays() -> Message:
     raise AssertionError
 
 
-FOR_EVER = Request({"type": "http"}, _stays)
+FOR_EVER = Request({"type": "http", "headers": []}, _stays)
 
 
 def waiting(gateway: Gateway, path: str) -> Sent:
@@ -416,7 +416,7 @@ def test_bodies_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def read(limit: body.BodyLimit, then: ASGIApp) -> None:
         limit._app = then
-        await limit({"type": "http"}, receive, send)
+        await limit({"type": "http", "headers": []}, receive, send)
 
     async def two() -> None:
         limit = body.BodyLimit(app=send)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from ledger.attempts import Claim
 from ledger.model import AttemptKey
+from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool
 from scheduler.reservations import (
     EASE_MS,
@@ -111,8 +112,12 @@ def test_the_dispatcher_wakes_when_the_earliest_window_opens(
     context = Context(
         engine=engine, reservations=reservations, lease_margin_s=1.0, clock=lambda: clock["s"]
     )
-    reservations.seed(agents, {}, now_ms)
-    reservations.rest({"A": now_ms + 700, "B": now_ms + 300})
+    opens = {"A": now_ms + 700, "B": now_ms + 300}
+    known = {
+        name: (Pool(y_mt=0, refilled_at_ms=0, next_available_ms=at), Judgement())
+        for name, at in opens.items()
+    }
+    reservations.seed(agents, known, now_ms)
     loop = Dispatcher(context, lambda: 0)
     loop._refresh_hold()
     assert loop._hold == {"mint": 0}

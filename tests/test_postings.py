@@ -74,10 +74,16 @@ def test_settling_a_chunk(
             assert current
             assert row is not None
             assert row.in_flight
+            assert not row.fenced
         elif outcome is Settled.ALREADY:
             assert current
             assert row is not None
             assert row.state == "COMMITTED"
+        elif outcome is Settled.FENCED:
+            assert current
+            assert row is not None
+            assert row.in_flight
+            assert row.fenced
         else:
             assert row is None or not current or (not row.in_flight and row.state != "COMMITTED")
 

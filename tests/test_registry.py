@@ -49,6 +49,7 @@ def test_applying_again_changes_nothing(engine: Engine, now: datetime) -> None:
     assert "agent A added" in first
     assert "family f added" in first
     assert any(line.startswith("parameter tau_ppm") for line in first)
+    assert "parameter routing is now alpha 0.5, seed 7" in first
     assert apply(engine, WANTED, now) == []
     assert balance_ub(engine, "client:R") == 2000 * UB
     assert check.violations(engine) == []

@@ -169,7 +169,7 @@ def test_a_pool_that_moved_gives_nothing(
     if now_is != "unknown":
         fresh = seeded(reservations, on)
     if now_is == "resting":
-        reservations.rest({"A": NOW_MS + 1})
+        reservations.rest({"A": 1}, NOW_MS)
     assert reserve(reservations, quote(on, fresh, **values)) == [Taken.MOVED]
     assert reservations.read([KEY]) == [None]
     assert credit(reservations) == Credit(reserved_ub=0, released_ub=0)
@@ -374,10 +374,45 @@ def test_a_judgement_is_stored_by_compare_and_set(reservations: Reservations) ->
 
 def test_an_agent_rests_until_the_latest_instant(reservations: Reservations) -> None:
     seeded(reservations)
-    reservations.rest({"A": NOW_MS + 500, "nobody": 1})
-    reservations.rest({"A": NOW_MS + 100})
-    assert pool(reservations).next_available_ms == NOW_MS + 500
+    reservations.rest({"A": 5_000, "nobody": 1}, NOW_MS)
+    reservations.rest({"A": 4_999}, NOW_MS)
+    assert pool(reservations).next_available_ms == NOW_MS + 5_000
     assert reservations.look(["nobody"])[0] == {}
+
+
+def test_an_agent_that_says_429_again_and_again_rests_longer(reservations: Reservations) -> None:
+    """Whatever it asks for; until it does a task. Two calls that were out together count once."""
+    seeded(reservations)
+    now_ms, rests = NOW_MS, []
+    for _ in range(9):
+        reservations.rest({"A": 0}, now_ms)
+        reservations.rest({"A": 0}, now_ms + 999)
+        rests.append(pool(reservations).next_available_ms - now_ms - 999)
+        now_ms = pool(reservations).next_available_ms
+    assert rests == [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000]
+    reservations.rest({"A": 3_600_000}, now_ms)
+    now_ms += 3_600_000
+    assert pool(reservations).next_available_ms == now_ms
+    reserve(reservations, quote(agent(), pool(reservations)), now_ms=now_ms)
+    reservations.begin([KEY], "first", now_ms)
+    reservations.answer({KEY: REPLY}, now_ms)
+    reservations.judge({KEY: PASSED}, [])
+    reservations.release([saga(reservations)], settled=True)
+    reservations.rest({"A": 0}, now_ms)
+    assert pool(reservations).next_available_ms == now_ms + 1_000
+
+
+def test_a_task_that_failed_otherwise_does_not_shorten_the_next_rest(
+    reservations: Reservations,
+) -> None:
+    seeded(reservations)
+    reservations.rest({"A": 0}, NOW_MS)
+    now_ms = NOW_MS + 1_000
+    reserve(reservations, quote(agent(), pool(reservations)), now_ms=now_ms)
+    reservations.give_up([saga(reservations)], LOST)
+    reservations.release([saga(reservations)], settled=False)
+    reservations.rest({"A": 0}, now_ms)
+    assert pool(reservations).next_available_ms == now_ms + 2_000
 
 
 COOL = agent(cooldown_s=60.0)
@@ -449,7 +484,7 @@ def test_a_call_that_nobody_heard_of_again_may_have_been_made(reservations: Rese
 
 def test_a_rest_that_was_asked_for_meanwhile_stays(reservations: Reservations) -> None:
     reserve(reservations, quote(COOL, seeded(reservations, COOL)))
-    reservations.rest({"A": NOW_MS + 2 * COOL_MS})
+    reservations.rest({"A": 2 * COOL_MS}, NOW_MS)
     reservations.begin([KEY], "first", NOW_MS)
     reservations.answer({KEY: REPLY}, NOW_MS)
     reservations.release([saga(reservations)], settled=True)
@@ -522,13 +557,13 @@ def test_a_resized_pool_keeps_its_judgement_and_its_rest(reservations: Reservati
     before = reservations.look(["A"])[0]["A"][1]
     mine = replace(before, f=2.0, s=0.5, samples=3, version=1)
     reservations.store_judgements({"A": (before, mine)})
-    reservations.rest({"A": NOW_MS + 500})
+    reservations.rest({"A": 5_000}, NOW_MS)
     known = {"A": (Pool(y_mt=1, refilled_at_ms=1), Judgement(f=9.0))}
     reservations.seed([agent(y_max=500)], known, NOW_MS + 1)
     found, judged = reservations.look(["A"])[0]["A"]
     assert judged == mine
     assert found == Pool(
-        y_mt=500 * MT, refilled_at_ms=NOW_MS, next_available_ms=NOW_MS + 500, y_max_mt=500 * MT
+        y_mt=500 * MT, refilled_at_ms=NOW_MS, next_available_ms=NOW_MS + 5_000, y_max_mt=500 * MT
     )
 
 
@@ -690,17 +725,26 @@ class Machine(RuleBasedStateMachine):
             cooldown_ms = int(self.agents[flight.agent].cooldown_s * 1000)
             self.shut(flight, self.now_ms + ARRIVE_MS + cooldown_ms)
 
-    @rule(pick=st.integers(0, 50))
-    def answer(self, pick: int) -> None:
+    @rule(
+        pick=st.integers(0, 50),
+        latency_ms=st.integers(0, 3_000),
+        asked_ms=st.sampled_from([None, None, 0, 2_000]),
+    )
+    def answer(self, pick: int, latency_ms: int, asked_ms: int | None) -> None:
         key = self.some_key(pick)
         flight = self.flights.get(key)
         mine = flight is not None and flight.state == "EXECUTING" and not flight.replied
-        assert self.at.answer({key: REPLY}, self.now_ms) == [mine]
+        asked_s = None if asked_ms is None else asked_ms / 1000
+        reply = replace(REPLY, latency_s=latency_ms / 1000, retry_after_s=asked_s)
+        assert self.at.answer({key: reply}, self.now_ms) == [mine]
         if flight is not None and mine:
             flight.replied, flight.extended = True, 0
             flight.lease_ms = self.now_ms + LEASE_MS
             cooldown_ms = int(self.agents[flight.agent].cooldown_s * 1000)
-            self.shut(flight, min(flight.window_ms, self.now_ms + cooldown_ms))
+            # It was sent `latency_ms` ago and came within ARRIVE_MS, and not after its answer.
+            came_ms = min(self.now_ms, self.now_ms - latency_ms + ARRIVE_MS)
+            opens_ms = came_ms + cooldown_ms if asked_ms is None else self.now_ms + asked_ms
+            self.shut(flight, opens_ms)
 
     @rule(pick=st.integers(0, 50), passed=st.booleans())
     def judge(self, pick: int, passed: bool) -> None:

@@ -308,7 +308,7 @@ def test_who_finds_no_room_among_a_few_looks_further(room: Room) -> None:
     (first,) = room.taken()
     free = {item.id for item in room.agents[-3:] if item.id != first}
     others = [item.id for item in room.agents if item.id not in free | {first}]
-    room.at.rest(dict.fromkeys(others, now_ms + 60_000))
+    room.at.rest(dict.fromkeys(others, 60_000), now_ms)
     assert room.reserve(5) == len(free)
     assert room.taken() == free | {first}
 
@@ -335,7 +335,7 @@ def test_the_room_of_a_large_fleet_is_counted_in_turns(
     now_ms = int(now.timestamp() * 1000)
     reservations.seed(agents, {}, now_ms)
     dispatcher, registry = Dispatcher(context, lambda: 0), context.registry()
-    reservations.rest({item.id: now_ms + 60_000 for item in agents})
+    reservations.rest({item.id: 60_000 for item in agents}, now_ms)
     redis = connect(redis_url)
     redis.config_resetstat()
     assert dispatcher._count(registry) == {"default": 2 * 100}, "the rest are taken for ready"

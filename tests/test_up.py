@@ -102,6 +102,7 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path: Path, servers: Server
     )
     assert same.returncode == 2
     assert "CLEARLANE_FLOWER_PORT: port 30999 is that of the gateway" in same.stderr
+    assert not Path(home).exists(), "nothing was made"
     away = clearlane("up", "--data", home, DATABASE_URL="postgresql://u:hidden@127.0.0.1:1/d")
     assert away.returncode == 1
     assert "DATABASE_URL: the server does not answer" in away.stderr

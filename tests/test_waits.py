@@ -103,11 +103,11 @@ def test_a_fleet_that_cools_down(context: Context, now: datetime) -> None:
     now_ms = context.now_ms()
     context.reservations.seed([*fleet, *others], {}, now_ms)
     (task,) = makers.submit(context.engine, now)
-    last = {item.id: now_ms + 3_600_000 + n for n, item in enumerate(fleet[1:])}
-    context.reservations.rest(last)
+    last = {item.id: 3_600_000 + n for n, item in enumerate(fleet[1:])}
+    context.reservations.rest(last, now_ms)
     assert why(context, task).startswith("it is ready; ")
     opens_ms = now_ms + 60_000
-    context.reservations.rest({"A0": opens_ms})
+    context.reservations.rest({"A0": 60_000}, now_ms)
     words = f"waiting: all 32 agents cooling down, next at {instant(opens_ms):%H:%M:%S}Z"
     assert why(context, task) == words
     lanes.take(context.engine, "default", alice(), now)
@@ -116,9 +116,10 @@ def test_a_fleet_that_cools_down(context: Context, now: datetime) -> None:
 
 def test_one_agent_that_cools_down(context: Context, now: datetime) -> None:
     (task,) = makers.submit(context.engine, now)
-    opens_ms = context.now_ms() + 60_000
+    now_ms = context.now_ms()
+    opens_ms = now_ms + 60_000
     context.reservations.seed([makers.agent()], {}, opens_ms)
-    context.reservations.rest({"A": opens_ms})
+    context.reservations.rest({"A": 60_000}, now_ms)
     words = f"waiting: agent A cooling down, next at {instant(opens_ms):%H:%M:%S}Z"
     assert why(context, task) == words
 

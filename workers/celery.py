@@ -7,10 +7,12 @@ alone, and are hints: no result is stored, a redelivered or lost one changes not
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import structlog
 from celery import Celery, signals, states
+from celery.exceptions import SecurityWarning
 from celery.schedules import crontab
 from kombu import compression
 from kombu.entity import Exchange, Queue
@@ -99,12 +101,14 @@ app.conf.update(
     worker_soft_shutdown_timeout=0.0,
     beat_schedule={name: _hints(job) for name, job in cron_table(settings).items()},
     # RedBeat keeps its schedule at the broker. A killed beat is replaced when its lock ends: soon,
-    # since two that send at once do no harm. One that stood still for so long has lost the lock; it
-    # ends, and its supervisor starts it again.
+    # since two that send at once do no harm. One that stood still for so long has lost the lock and
+    # waits for it (workers/beat.py).
     beat_max_loop_interval=2,
     redbeat_lock_timeout=10,
 )
 
+# What root risks is an object in a message that runs as code; here messages are JSON alone.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 # A compressed message could blow a worker up before anything has checked it, and we send none.
 compression._decoders.clear()
 # By its scheme, not by `broker_transport`: that would show in every address that Celery prints.

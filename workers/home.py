@@ -152,12 +152,7 @@ def port(home: Path, name: str, wanted: int = 0) -> int:
     Raises BadInput when the wanted port is taken.
     """
     if wanted:
-        if not _is_free(wanted):
-            raise BadInput(
-                f"CLEARLANE_{name.upper()}_PORT",
-                f"port {wanted} is taken by another program",
-                "choose another port, or 0 for any free one",
-            )
+        check_port(name, wanted)
         return wanted
     key = f"{name}_port"
     last = kept(home, key)
@@ -167,6 +162,16 @@ def port(home: Path, name: str, wanted: int = 0) -> int:
     found = next(p for p in _candidates() if p not in taken and _is_free(p))
     keep(home, key, found)
     return found
+
+
+def check_port(name: str, wanted: int) -> None:
+    """Raises BadInput when the wanted port of `name` is taken."""
+    if not _is_free(wanted):
+        raise BadInput(
+            f"CLEARLANE_{name.upper()}_PORT",
+            f"port {wanted} is taken by another program",
+            "choose another port, or 0 for any free one",
+        )
 
 
 def _candidates() -> Iterator[int]:

@@ -59,7 +59,7 @@ def plan(
     not started but has to answer: Unavailable says which does not.
     """
     # What may be refused comes first: nothing was made then.
-    _check_ports(settings)
+    check_ports(settings)
     if settings.cron_file is not None:
         from workers.jobfile import cron_table  # the gateway reads this module too, without Celery
 
@@ -97,13 +97,17 @@ def policy(settings: Settings) -> RestartPolicy:
     )
 
 
-def _check_ports(settings: Settings) -> None:
+def check_ports(settings: Settings) -> None:
+    """Raises BadInput for a port that was asked for and cannot be had."""
     if settings.gateway_port and settings.gateway_port == settings.flower_port:
         raise BadInput(
             "CLEARLANE_FLOWER_PORT",
             f"port {settings.flower_port} is that of the gateway, CLEARLANE_GATEWAY_PORT",
             "choose another port, or 0 for any free one",
         )
+    for name in ("gateway", "flower"):
+        if wanted := getattr(settings, f"{name}_port"):
+            homes.check_port(name, wanted)
 
 
 def _check_given(settings: Settings) -> None:
@@ -194,7 +198,7 @@ def _front(
     """The dispatcher, beat, and the two that people look at."""
     gateway_port = addresses.gateway_url.rpartition(":")[2]
     flower_port = addresses.flower_url.rpartition(":")[2]
-    beat = _python("celery", "-A", "workers", "beat", "-S", "redbeat.RedBeatScheduler", "-l")
+    beat = _python("celery", "-A", "workers", "beat", "-S", "workers.beat:Scheduler", "-l")
     flower = (
         *_python("celery", "-A", "workers", "flower", "--address=127.0.0.1"),
         *(f"--port={flower_port}", "--read_only=True", f"--max_tasks={FLOWER_TASKS_MAX}"),

@@ -136,9 +136,9 @@ class Supervisor:
         tending = asyncio.create_task(self._tend())
         try:
             if await self._until_stop(self._start()):
+                on_ready()  # first: `up --detach` reads what it says until the run is complete
                 self._complete = True
                 self._write()
-                on_ready()
                 # A keeper only ends when it gives up; an error in it must not pass unseen.
                 if await self._until_stop(asyncio.gather(*self._keepers.values())):
                     await self._stop.wait()

@@ -15,6 +15,17 @@ EXPIRES_S_MAX: Final = 366 * 86_400
 KEY: Final = r"^[ -~]{1,200}$"
 """An idempotency key: printable ASCII, so that it is the same in a header and in JSON."""
 
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""Of a client, an agent, a family, a lane."""
+
+
+def checked_name(field: str, name: str) -> str:
+    """A name. Raises BadInput."""
+    if re.fullmatch(NAME, name):
+        return name
+    reason = f"{printable(repr(name), 60)} is no name"
+    raise BadInput(field, reason, "use 1 to 64 letters, digits, dots, dashes and underscores")
+
 
 def checked_key(key: Json) -> str:
     """An idempotency key. Raises BadInput."""

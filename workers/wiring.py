@@ -10,6 +10,7 @@ from pathlib import Path
 from ledger import db, registry
 from workers import home as homes
 from workers.config import load_config
+from workers.gratis import gratis
 from workers.process import Process
 from workers.settings import sqlalchemy_url
 
@@ -22,11 +23,13 @@ def migrate(database_url: str) -> None:
 
 
 def configure(database_url: str, path: Path) -> list[str]:
-    """Apply a configuration file; says what it changed. Raises BadInput before any change."""
+    """Apply a configuration file; says what it changed, and warns. May raise BadInput, first."""
     wanted = load_config(path)
     engine = db.connect(sqlalchemy_url(database_url))
     try:
-        return registry.apply(engine, wanted, datetime.now(UTC))
+        changes = registry.apply(engine, wanted, datetime.now(UTC))
+        warnings = gratis(registry.load_registry(engine)) if changes else []
+        return changes + [f"warning: {line}" for line in warnings]
     finally:
         engine.dispose()
 

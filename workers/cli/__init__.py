@@ -6,7 +6,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 partly failed, 4 lane lost, 5 ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module, metadata
 from typing import Any, Final
 
@@ -20,6 +23,9 @@ PARTLY: Final = 3
 LANE_LOST: Final = 4
 REFUSED: Final = 5
 INTERRUPTED: Final = 130
+
+NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What is said when output cannot be written. A closed pipe is none of it: nobody reads on."""
 
 COMMANDS: Mapping[str, str] = {
     "up": "workers.cli.stack:up",
@@ -65,10 +71,26 @@ class Clearlane(click.Group):
         found: click.Command = getattr(import_module(module), attribute)
         return found
 
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:
-        """Read what comes before the command's name."""
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run it as a program; output that cannot be written is one line too."""
         try:
-            return super().make_context(*args, **extra)
+            return super().main(*args, **extra)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            # Python would try once more to write what is left, and complain in its own words.
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            say(f"cannot write: {error.strerror}; make room, or write elsewhere")
+            sys.exit(FAILED)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], *rest: Any, **extra: Any
+    ) -> click.Context:
+        """Read what comes before the command's name; every argument has to be text."""
+        _check_text(args)
+        try:
+            return super().make_context(info_name, args, *rest, **extra)
         except click.UsageError as error:
             raise _wrong_usage(error) from error
 
@@ -87,6 +109,19 @@ class Clearlane(click.Group):
         except PermissionError as error:
             say(f"permission denied: {error}; run it as the user who ran `up`")
             ctx.exit(REFUSED)
+
+
+def _check_text(args: Sequence[str]) -> None:
+    """Python hides bytes that it cannot read in the text; nobody further on could print them."""
+    for number, text in enumerate(args, 1):
+        if text.isprintable() or not any("\ud800" <= letter <= "\udfff" for letter in text):
+            continue
+        encoding = sys.getfilesystemencoding()
+        remedy = "write it in UTF-8"
+        if encoding.lower() not in ("utf-8", "utf8"):
+            remedy = "set LC_ALL=C.UTF-8 or another locale with UTF-8, and unset PYTHONUTF8"
+        say(f"argument {number}: {text!a} is not text in this locale ({encoding}); {remedy}")
+        raise click.exceptions.Exit(WRONG_USAGE)
 
 
 def _wrong_usage(error: click.UsageError) -> click.ClickException | click.exceptions.Exit:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workers.cli import output
+from workers.cli import output, say
 from workers.cli.session import json_option, with_context
 
 if TYPE_CHECKING:
@@ -28,8 +28,12 @@ def apply(context: Context, file: Path, as_json: bool) -> None:
     """
     from ledger import registry
     from workers.config import load_config
+    from workers.gratis import gratis
 
-    tell(registry.apply(context.engine, load_config(file), context.now()), as_json)
+    changes = registry.apply(context.engine, load_config(file), context.now())
+    tell(changes, as_json)
+    for line in gratis(registry.load_registry(context.engine)) if changes else []:
+        say(f"warning: {line}")
 
 
 def tell(changes: list[str], as_json: bool) -> None:

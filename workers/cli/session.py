@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
 
@@ -36,6 +36,17 @@ timeout_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
 
+class HomePath(click.Path):
+    """The home of a stack; empty is as good as unset, as in the environment."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A path, or None for the default."""
+        return super().convert(value, param, ctx) if value else None
+
+
 def with_context(
     command: Callable[Concatenate[Context, P], None],
 ) -> Callable[..., None]:
@@ -43,7 +54,7 @@ def with_context(
 
     @click.option(
         "--data",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=HomePath(),
         help="Home of the stack (CLEARLANE_DATA, else .clearlane); DATABASE_URL and REDIS_URL "
         "go first.",
     )

@@ -24,6 +24,7 @@ import psutil
 from workers import home as homes
 from workers import leftovers
 from workers.cli import FAILED, INTERRUPTED, say
+from workers.cli.session import HomePath
 from workers.locate import live_run
 from workers.process import Process
 from workers.settings import Settings, load_settings
@@ -37,7 +38,7 @@ POLL_S = 0.1
 
 _data_option = click.option(
     "--data",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=HomePath(),
     help="Home of the stack (CLEARLANE_DATA, else .clearlane).",
 )
 
@@ -82,6 +83,8 @@ def up(wiring: Wiring, data: Path | None, fleet: str, config: Path | None, detac
 
     Without DATABASE_URL or REDIS_URL it starts servers of its own.
     """
+    from workers.stack import check_ports
+
     settings = load_settings()
     if config is not None:
         wiring.check(config)
@@ -89,7 +92,11 @@ def up(wiring: Wiring, data: Path | None, fleet: str, config: Path | None, detac
         from workers.logkey import read_policy
 
         read_policy(settings.log_policy)
-    home = homes.prepare(data or settings.data)
+    place = data or settings.data
+    # Nothing is made where nothing can start. In a home there may be a stack that has the ports.
+    if not place.expanduser().exists():
+        check_ports(settings)
+    home = homes.prepare(place)
     if detach:
         configuration = ["--config", str(config)] if config is not None else []
         _detach(

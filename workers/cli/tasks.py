@@ -83,7 +83,10 @@ def list_tasks(  # noqa: PLR0917 - click names them all
 ) -> None:
     """The newest tasks first."""
     from ledger.intake import task_list
+    from workers.terms import checked_name
 
+    if client is not None:
+        checked_name("--client", client)
     last = _page(before) if before is not None else None
     found = task_list(context.engine, client=client, state=state, before=last, limit=limit)
     rows = [{"task": row.pop("id")} | row for row in found]

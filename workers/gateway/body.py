@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from email.message import Message as Headers
+from email.message import Message as Declared
 from itertools import islice
 from typing import Final, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,20 +53,18 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         count = 0
+        declared = int(Headers(scope=scope).get("content-length", 0))  # h11 lets nothing else pass
 
         async def counted() -> Message:
             nonlocal count
+            if declared > BODY_MAX_BYTES:  # nobody has to wait for what will be refused
+                raise _too_long()
             message = await receive()
             size = len(message.get("body", b""))
             count += size
             self._held += size
             if count > BODY_MAX_BYTES:
-                raise Refused(
-                    413,
-                    "body",
-                    f"it is longer than {BODY_MAX_BYTES} bytes",
-                    "send fewer tasks at a time, or references to the data",
-                )
+                raise _too_long()
             if self._held > HELD_MAX_BYTES:
                 raise Refused(
                     429,
@@ -82,13 +81,22 @@ class BodyLimit:
             self._held -= count
 
 
+def _too_long() -> Refused:
+    return Refused(
+        413,
+        "body",
+        f"it is longer than {BODY_MAX_BYTES} bytes",
+        "send fewer tasks at a time, or references to the data",
+    )
+
+
 async def read(request: Request, decode: Callable[[bytes], T], turns: CapacityLimiter) -> T:
     """The body, decoded in a thread when it is its turn.
 
     Raises Refused when it is not declared as JSON (415), does not arrive within `BODY_S` (408), or
     ends early (400).
     """
-    declared = Headers()
+    declared = Declared()
     declared["content-type"] = request.headers.get("content-type", "")
     if declared.get_content_type() != "application/json":
         # Also keeps web pages out: a browser asks us first before it sends this type.

@@ -21,9 +21,10 @@ from workers.gateway.access import Caller, check_own
 from workers.gateway.pages import LINKED, After, Limit, link, page
 from workers.gateway.parameters import Known
 from workers.gateway.problems import documented
-from workers.gateway.schemas import NAME, Agent, Price
+from workers.gateway.schemas import Agent, Price
 from workers.gateway.service import Here
 from workers.prices import PriceRow, price_list
+from workers.terms import NAME
 
 router = APIRouter(prefix="/v1", tags=["fleet"], dependencies=[Known])
 

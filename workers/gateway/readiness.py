@@ -13,7 +13,7 @@ from ledger.errors import ClearlaneError
 from tasks.text import printable
 
 OK: Final = "ok"
-SILENT: Final = "it does not answer"
+UNFIT: Final = "it does not answer, or refuses"
 REMEMBERED_S: Final = 1.0
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ class Readiness:
         self._asked_s = 0.0
 
     async def checks(self) -> dict[str, str]:
-        """Each server's name and `ok`, or that it does not answer. Why not is in the log."""
+        """Each server's name and `ok`, or that it is unfit. Why is in the log."""
         async with self._turn:
             if not self._checks or time.monotonic() - self._asked_s > REMEMBERED_S:
                 answers = await asyncio.gather(*map(self._check, self._probes))
@@ -42,5 +42,5 @@ class Readiness:
             await self._probes[name]()
         except ClearlaneError as error:
             log.warning("not ready", server=name, reason=printable(str(error)))
-            return SILENT
+            return UNFIT
         return OK

@@ -10,9 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ledger.intake import SIZE_MAX, TYPE_DEFAULT
 from ledger.model import LANE_DEFAULT, Json, TaskState, Wait
 from tasks.messages import ATTEMPT_MAX
-from workers.terms import EXPIRES_S_MAX, KEY
+from workers.terms import EXPIRES_S_MAX, KEY, NAME
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ACCOUNT = r"^(client|agent|system):[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 UUID = r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"
 TASK_EXAMPLE = "01990000-0000-7000-8000-000000000001"
@@ -112,7 +111,10 @@ class TaskLine(Accepted):
     type: str = Field(description="What it is for.")
     size: int = Field(description="Capacity it needs, in tokens.")
     wait: Wait | None = Field(description="Why it has not ended; null when it has.")
-    attempts: int = Field(description="How often it was taken up.")
+    attempts: int = Field(
+        description="How often it was claimed for an agent, also when none had room then: not the "
+        "number of calls. What agents did is in `timeline`."
+    )
     submitted_at: datetime = Field(description="When it was accepted.")
     ended_at: datetime | None = Field(description="When it ended.")
     reason: str | None = Field(description="Why it ended the way it did, or failed last.")

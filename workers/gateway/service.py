@@ -60,13 +60,12 @@ class Service:
             name: Calls(name, threads=PROBES_MAX, seconds=PROBE_S)
             for name in ("postgresql", "redis")
         }
-        in_flight = context.reservations.count_in_flight
         self.readiness = Readiness(
             {
                 "postgresql": partial(
                     self._probe, "postgresql", partial(load_registry, self.engine)
                 ),
-                "redis": partial(self._probe, "redis", in_flight),
+                "redis": partial(self._probe, "redis", context.reservations.check_writes),
             }
         )
 

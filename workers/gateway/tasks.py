@@ -22,10 +22,10 @@ from workers.gateway.front import note_tasks
 from workers.gateway.pages import LINKED, After, Limit, link
 from workers.gateway.parameters import Known
 from workers.gateway.problems import Refused, documented
-from workers.gateway.schemas import NAME, Accepted, Task, TaskIn, TaskLine
+from workers.gateway.schemas import Accepted, Task, TaskIn, TaskLine
 from workers.gateway.service import Here, Service
 from workers.gateway.waiting import unless_gone
-from workers.terms import KEY
+from workers.terms import KEY, NAME
 
 MANY_MAX = 1000
 WAIT_S_MAX = 60.0
