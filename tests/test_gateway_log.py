@@ -203,7 +203,7 @@ def test_a_receipt_is_its_clients_business(shared: House) -> None:
         }.items()
     }  # fmt: skip
     assert statuses == {
-        Role.CLIENT: 200, Role.AGENT: 403, Role.VIEWER: 200, Role.OPERATOR: 200,
+        Role.CLIENT: 200, Role.AGENT: 404, Role.VIEWER: 200, Role.OPERATOR: 200,
         Role.APPROVER: 200,
     }  # fmt: skip
     foreign = token_of(url, Role.CLIENT, "S")

@@ -23,6 +23,7 @@ from ledger.proof.notes import COSIGNER, LOG, Note, Signer, VerifierKey
 from ledger.settle import settle
 from tests.makers import claim, install, settlement, submit
 from tests.stack import await_true, clearlane, started
+from workers.cli import log
 
 SIGNER = Signer(name="log.example/1", kind=LOG, seed=bytes([1] * 32))
 WITNESS = Signer(name="w.example", kind=COSIGNER, seed=bytes([2] * 32))
@@ -108,6 +109,21 @@ def test_an_export_is_every_entry_on_a_line(house: House) -> None:
     for wrong in (("--to", str(size + 1)), ("--from", "3", "--to", "2")):
         said = house.refused("log", "export", *wrong, code=2)
         assert f"is no part of a log of {size} leaves" in said
+
+
+def test_a_long_export_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell = log._progress(5_000)
+    monkeypatch.setattr(log, "LOOK_S", float("inf"))
+    for number in range(1, 5_001):
+        tell(number)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(log, "LOOK_S", 0.0)
+    for number in range(1, 5_001):
+        tell(number)
+    said = [f"clearlane: {number} of 5000 entries" for number in range(1_000, 6_000, 1_000)]
+    assert capsys.readouterr().err.splitlines() == said
 
 
 def test_what_is_not_there_is_told_apart(house: House) -> None:

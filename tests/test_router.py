@@ -344,7 +344,7 @@ def test_every_choice_is_near_the_lowest_price_that_is_allowed(  # noqa: PLR0917
             avoid=avoid,
             family="fg"[number % 2],
             **(PART | {"budget_ub": budget_ub} if budget_ub is not None and number % 2 else {}),
-        )  # fmt: skip
+        )
         for number, (name, size, avoid) in enumerate(given_works)
     ]
     left_ub = budget_ub or 0

@@ -160,8 +160,8 @@ def test_more_can_be_settled_at_once_than_a_notification_holds(
 def test_a_client_without_credit_never_blocks_its_neighbour(engine: Engine, now: datetime) -> None:
     poor = claimed(engine, now, 3, by="poor")
     (rich,) = claimed(engine, now)
-    found = settle(engine, [settlement(key, payer="client:poor") for key in poor] + [settlement(rich)],
-                   tau_ppm=TAU, now=now)  # fmt: skip
+    asked = [settlement(key, payer="client:poor") for key in poor] + [settlement(rich)]
+    found = settle(engine, asked, tau_ppm=TAU, now=now)
     assert [found[key] for key in poor] == [Settled.PAID, Settled.PAID, Settled.NO_CREDIT]
     assert found[rich] is Settled.PAID
     assert balance_ub(engine, "client:poor") == -5 * UB

@@ -68,7 +68,9 @@ def at(port: int, hostile: Hostile) -> Agent:
 
 
 async def ask(by: AgentClient, of: Agent, deadline_s: float) -> Reply:
-    return await by.call(of, key=AttemptKey("t-1", 1), family="f", payload="x" * 10, deadline_s=deadline_s)
+    return await by.call(
+        of, key=AttemptKey("t-1", 1), family="f", payload="x" * 10, deadline_s=deadline_s
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

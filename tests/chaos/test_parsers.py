@@ -162,8 +162,8 @@ async def replies_to(prepared: Sequence[Prepared]) -> list[Reply]:
         async def work() -> None:
             for number in todo:
                 found[number] = await by.call(
-                    kinds[b"choices" in prepared[number].wire], key=AttemptKey(str(number), 1), family="f",
-                    payload=None, deadline_s=20.0,
+                    kinds[b"choices" in prepared[number].wire], key=AttemptKey(str(number), 1),
+                    family="f", payload=None, deadline_s=20.0,
                 )  # fmt: skip
 
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workers.demo.lanes import Event as LaneEvent
     from workers.demo.library import Decision, Event, Reckoning
     from workers.demo.line import Line
+    from workers.demo.log import Event as LogEvent
 
 TOLD_PER_AGENT = 3  # decisions told in words; the rest are counted
 PROGRESS_S = 1.0
@@ -44,16 +45,23 @@ ISOLATED = 2.0  # judged this many times dearer than its load alone would make i
     is_flag=True,
     help="Instead, a person runs a batch where cron is at work, on 32 agents with a cooldown.",
 )
+@click.option(
+    "--log",
+    "replicas",
+    is_flag=True,
+    help="Instead, three replicas check the log: two sign, a lying log is refused.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --paper: the numbers as JSON.")
-def demo(tasks: int, paper: bool, lanes: bool, as_json: bool) -> None:
+def demo(tasks: int, paper: bool, lanes: bool, replicas: bool, as_json: bool) -> None:
     """Run the main job on a stack of its own and tell what happens.
 
     Exits 0 only if every task has ended and every balance reconciles; with --lanes, if also nobody
-    called an agent too soon and the lane had one holder at any instant.
+    called an agent too soon and the lane had one holder at any instant; with --log, if two of three
+    have signed and the lie was refused.
     """
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
-    if paper and lanes:
-        raise click.UsageError("--paper and --lanes are two demos")
+    if paper + lanes + replicas > 1:
+        raise click.UsageError("--paper, --lanes and --log are three demos")
     if paper:
         from workers.demo.paper import play as play_paper
         from workers.demo.paper_epoch import play as play_epoch
@@ -67,6 +75,10 @@ def demo(tasks: int, paper: bool, lanes: bool, as_json: bool) -> None:
 
         size = Size()
         sys.exit(_lanes(console, play_lanes(size), size))
+    if replicas:
+        from workers.demo.log import play as play_log
+
+        sys.exit(_log(console, play_log()))
     from workers.demo.library import play as play_library
 
     sys.exit(_library(console, play_library(tasks), tasks))
@@ -210,3 +222,27 @@ def _end_lanes(console: Console, end: Ending) -> int:
         "[green]Cron made room and came back; every item is done; nobody was called too soon.[/]"
     )
     return 0
+
+
+def _log(console: Console, events: Iterable[LogEvent]) -> int:
+    from workers.demo.log import Told
+
+    console.print(
+        "[bold]Three replicas check one log.[/]\n"
+        "Each reads it over HTTP, replays every entry and signs only what holds. What two of three "
+        "have signed\nis final.\n\nStarting PostgreSQL, Valkey, workers, agents …"
+    )
+    for event in events:
+        if isinstance(event, Told):
+            console.print(f"{event.at_s:5.1f}s  {event.words}", markup=False)
+            continue
+        for wrong in event.broken:
+            console.print(f"[red]wrong:[/] {escape(wrong)}")
+        if event.broken:
+            return 1
+        console.print(
+            f"[green]{event.final} leaves are final. The lie was named by its leaf; whoever has "
+            "the log's key can check\nthe evidence.[/]"
+        )
+        return 0
+    return 1

@@ -236,7 +236,9 @@ def play(size: Size) -> Iterator[Event]:
         }.items():
             (place / name).write_text(text)
         addresses, context = stack.enter_context(
-            live_stack(["--config", str(place / "fleet.toml")], place / "jobs.py")
+            live_stack(
+                ["--config", str(place / "fleet.toml")], {"CLEARLANE_CRON_FILE": place / "jobs.py"}
+            )
         )
         yield addresses
         command = (

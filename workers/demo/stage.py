@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +22,12 @@ from workers.settings import Settings
 WAIT_S = 20.0  # what the demos wait for takes a second or two
 
 # A demo brings its own servers and jobs, whatever the operator's environment names.
-OPERATORS = frozenset(("DATABASE_URL", "REDIS_URL", "CLEARLANE_CRON_FILE"))
+OPERATORS = frozenset(
+    (
+        *("DATABASE_URL", "REDIS_URL", "CLEARLANE_CRON_FILE"),
+        *("CLEARLANE_LOG_KEY_FILE", "CLEARLANE_LOG_ORIGIN", "CLEARLANE_LOG_POLICY"),
+    )
+)
 
 T = TypeVar("T")
 
@@ -33,16 +38,16 @@ class DemoFailed(ClearlaneError):
 
 @contextmanager
 def live_stack(
-    options: Sequence[str], cron_file: Path | None = None
+    options: Sequence[str], files: Mapping[str, Path] | None = None
 ) -> Iterator[tuple[Running, Context]]:
-    """`clearlane up --detach` with these options and cron jobs in a directory of its own, `down` at
-    the end."""
+    """`clearlane up --detach` with these options, and variables that name files, in a directory
+    of its own; `down` at the end."""
     # Beside the data of `up`, not in a temporary directory: PostgreSQL may run as another user.
     parent = Path(".clearlane")
     parent.mkdir(exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="demo-", dir=parent))
     env = {name: value for name, value in os.environ.items() if name not in OPERATORS}
-    env |= {"CLEARLANE_CRON_FILE": str(cron_file)} if cron_file else {}
+    env |= {name: str(path) for name, path in (files or {}).items()}
     try:
         _clearlane(["up", "--detach", "--data", str(home), *options], env)
         addresses = running(home)

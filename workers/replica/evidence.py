@@ -39,6 +39,10 @@ class Evidence:
         except OSError as error:
             return f"{DIRECTORY}/{cases[0].name}: {error.strerror}"
 
+    def has(self, kind: str) -> bool:
+        """Whether a case of this kind stands already."""
+        return any(case.name.endswith(f"-{kind}") for case in self.cases())
+
     def keep(self, kind: str, reason: str, files: Mapping[str, bytes]) -> Path:
         """Write a case, whole or not at all, on the disk when this returns."""
         self._place.mkdir(mode=0o700, exist_ok=True)

@@ -21,7 +21,8 @@ class TouchedBooks(Books):
     def known(self, name: str) -> Account:
         """An account that is open, about to change."""
         self.touched.add(name)
-        return super().known(name)
+        found = self.get(name)
+        return super().known(name) if found is None else found
 
     def open(self, name: str, account: Account) -> None:
         """A new account."""

@@ -159,6 +159,8 @@ class Replica:
 
     def convict(self, lie: Lie, offered: Note, receipt: str | None) -> None:
         """Keep what proves that the log lies, and sign nothing from here on."""
+        if self._evidence.has(lie.kind):  # by a request and by our own look at the same time
+            return
         files = {"offered.note": offered.encode().encode()}
         if self.signed is not None:
             files["signed.note"] = (self.signed.note + self.signed.line).encode()
