@@ -14,8 +14,8 @@ from bench.section import Bench, Figures, Grid, Section, Trial, by_name
 from bench.stand import Stand, echo_agents, running
 from ledger import lanes
 from ledger.lanes import Ask
+from scheduler.connection import connect as connect_redis
 from scheduler.reservations import Reservations
-from scheduler.reservations import connect as connect_redis
 
 LANE = "mint"
 TAKES = 200

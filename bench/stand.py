@@ -19,7 +19,7 @@ from ledger import check, db, intake, registry
 from ledger.db import ENDED
 from ledger.listen import Listener
 from ledger.model import Agent, Family
-from scheduler.reservations import connect as connect_redis
+from scheduler.connection import connect as connect_redis
 from workers import stack
 from workers.process import Process
 from workers.settings import Settings, sqlalchemy_url

@@ -8,15 +8,12 @@ instant its lease ends, `probe` nothing.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ledger.model import Agent, AttemptKey, Reply, SagaState, Verdict
 from scheduler.away import AWAY, unavailable
@@ -63,7 +60,6 @@ class Credit:
     released_ub: int
 
 
-TIMEOUT_S = 5.0  # for one round trip
 REST_MS = 1_000  # after a 429, whatever it asked for: Retry-After counts in whole seconds
 REST_MAX_MS = 60_000  # after many in a row; an agent may ask for more
 GAP_MS = 250  # between the starts of a lane that was told once to slow down
@@ -74,31 +70,9 @@ ARRIVE_MS = 1_000  # a request reaches its agent within that, if no answer says 
 # A lease between two steps: a message that got lost is missed no later than this, however long
 # the call may take.
 STEP_MAX_MS = 20_000
-# A server that vanished without a word is noticed in seconds; not every system has all of these.
-KEEPALIVE = {
-    getattr(socket, name): value
-    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
-    if hasattr(socket, name)
-}
 SHORTEN_MAX = 1000  # leases in one go: the next one takes the rest
 
 Step = tuple[AttemptKey, SagaState, str, str]
-
-
-def connect(url: str) -> redis.Redis:
-    """A client for `redis://` or `rediss://`; it connects on first use."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_keepalive=True,
-        socket_keepalive_options=KEEPALIVE,
-        health_check_interval=25,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
-        # A connection that broke while it lay idle is replaced at once. All other waiting is the
-        # caller's, who knows what may be sent twice.
-        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-    )
 
 
 class Reservations:

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy import Engine
 
 from ledger import db
+from scheduler.connection import connect as connect_redis
 from scheduler.reservations import Reservations
-from scheduler.reservations import connect as connect_redis
 from tasks.context import Context
 from tests.servers import embedded_servers, scratch
 from workers.settings import sqlalchemy_url

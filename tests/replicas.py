@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ledger.errors import ClearlaneError
+from ledger.errors import ClearlaneError, Unavailable
 from ledger.proof.checkpoint import Checkpoint
 from ledger.proof.errors import ProofRefused
 from ledger.proof.merkle import EMPTY_EDGE, consistency_proof, leaf_hash, parents
@@ -140,6 +140,13 @@ class FakeLog:
             server.server_close()
 
 
+class Asked(Source):
+    """A log that shows no checkpoint of its own: only what is posted is looked at."""
+
+    async def checkpoint(self) -> Note:
+        raise Unavailable("log", "it shows no checkpoint here", "post one")
+
+
 class Beside:
     """A replica in this process, on a directory, following a log over HTTP."""
 
@@ -149,11 +156,11 @@ class Beside:
 
     def sign(self, offer: Offer) -> str:
         """Raises what a request would be refused with."""
-        return self._run(lambda follower: _signed(follower, offer))
+        return self._run(lambda follower: _signed(follower, offer), Asked)
 
     def poll(self) -> str:
         """One look at the log; what troubles the replica then."""
-        return self._run(_polled)
+        return self._run(_polled, Source)
 
     def head(self) -> store.Head:
         return store.look(self.directory)
@@ -165,16 +172,18 @@ class Beside:
             item.name: item.read_bytes() for item in case.iterdir()
         }
 
-    def _run(self, work: Callable[[Follower], Any]) -> str:
+    def _run(self, work: Callable[[Follower], Any], source: type[Source]) -> str:
         with store.opened(self.directory, LOG_SIGNER.name) as opened:
             replica = Replica(
                 opened, self.evidence, log_key=LOG_SIGNER.key, signer=SIGNER, clock_s=self.clock_s
             )
-            found: str = asyncio.run(self._with(replica, work))
+            found: str = asyncio.run(self._with(replica, work, source))
             return found
 
-    async def _with(self, replica: Replica, work: Callable[[Follower], Any]) -> Any:
-        async with Source(self.url, None) as source:
+    async def _with(
+        self, replica: Replica, work: Callable[[Follower], Any], kind: type[Source]
+    ) -> Any:
+        async with kind(self.url, None) as source:
             follower = Follower(replica, source)
             try:
                 return await work(follower)

@@ -19,9 +19,10 @@ from sqlalchemy.exc import ProgrammingError
 
 from ledger import check, db, intake, snapshots
 from ledger.settle import settle
+from scheduler.connection import connect
 from scheduler.judgement import Judgement
 from scheduler.pool import Pool
-from scheduler.reservations import Reservations, connect
+from scheduler.reservations import Reservations
 from scheduler.snapshot import encode_snapshot
 from scheduler.step_times import StepTimes
 from tasks.context import Context

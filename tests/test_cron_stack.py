@@ -27,7 +27,7 @@ import redis
 
 import beat_schedule
 from ledger import cron, lanes
-from scheduler.reservations import connect
+from scheduler.connection import connect
 from tasks.context import Context
 from tests.conftest import Servers
 from tests.oneworker import environment

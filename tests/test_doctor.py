@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import Engine
 
 from ledger import registry
-from scheduler.reservations import connect
+from scheduler.connection import connect
 from tests import makers
 from tests.conftest import Servers
 from tests.servers import scratch

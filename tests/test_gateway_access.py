@@ -16,8 +16,8 @@ from ledger.errors import InvariantBroken, NotFound
 from ledger.proof.notes import LOG, Signer
 from ledger.settle import settle
 from ledger.tokens import Role
+from scheduler.connection import connect as connect_redis
 from scheduler.reservations import Reservations
-from scheduler.reservations import connect as connect_redis
 from tasks.context import Context
 from tests.conftest import Servers
 from tests.gateways import Answer, Gateway, own_database, refused, serving, task, token_of

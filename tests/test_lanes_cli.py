@@ -23,8 +23,8 @@ from ledger import db, lanes
 from ledger.errors import BadInput, Conflict, LaneLost
 from ledger.lanes import Ask, Mode
 from ledger.settle import settle
+from scheduler.connection import connect as connect_redis
 from scheduler.reservations import Reservations
-from scheduler.reservations import connect as connect_redis
 from tasks.context import Context
 from tests import makers
 from tests.stack import await_true

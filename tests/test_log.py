@@ -109,7 +109,7 @@ def test_a_settlement_has_one_leaf_and_its_task_leads_there(engine: Engine, now:
     for item in done:
         leaf = entries.decode(leaves.entry(engine, leaves.leaf_of(engine, item.key.task)))
         assert (leaf["type"], leaf["task"]) == ("settle", item.key.task)
-        assert leaf["postings"][0] == [f"client:{item.client}", str(-item.cost_ub)]
+        assert leaf["postings"][0] == [item.payer, str(-item.cost_ub)]
     assert sum(leaf["type"] == "settle" for leaf in written(engine)) == len(done)
 
 
@@ -131,7 +131,7 @@ def test_a_failure_is_in_the_log_once_with_what_it_did(engine: Engine, now: date
     [
         "UPDATE log_append SET root = root",
         "DELETE FROM log_append",
-        "TRUNCATE log_append",
+        "TRUNCATE log_append CASCADE",
         "UPDATE log_tile SET root = root",
         "DELETE FROM log_tile",
         "TRUNCATE log_tile",

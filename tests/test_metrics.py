@@ -29,8 +29,9 @@ from ledger import gauges, intake
 from ledger.db import sql
 from ledger.errors import Unavailable
 from ledger.model import TaskState, Wait
+from scheduler.connection import connect
 from scheduler.queues import depths
-from scheduler.reservations import Reservations, connect
+from scheduler.reservations import Reservations
 from scheduler.step_times import StepTimes
 from tasks import reserve, sweep
 from tasks.context import Context, bind

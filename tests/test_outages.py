@@ -17,7 +17,8 @@ from sqlalchemy import Engine
 from ledger.db import transaction
 from ledger.errors import Unavailable
 from scheduler.away import Refusing
-from scheduler.reservations import Reservations, connect
+from scheduler.connection import connect
+from scheduler.reservations import Reservations
 from tests.gateways import serving, until
 from tests.oneworker import environment
 from tests.servers import await_ready, running, scratch

@@ -79,6 +79,11 @@ def test_settling_a_chunk(
             assert current
             assert row is not None
             assert row.state == "COMMITTED"
+        elif outcome is Settled.NO_BUDGET:
+            assert current
+            assert row is not None
+            assert row.in_flight
+            assert row.parent is not None
         elif outcome is Settled.FENCED:
             assert current
             assert row is not None

@@ -62,10 +62,8 @@ def test_it_speaks_the_witness_protocol(pair: Pair) -> None:
         log.leaves[size - 1] = falsified(log.leaves[size - 1])
         log.leaves.append(log.leaves[0])
         status, _, text = replica.post(log.body(size))
-        assert (status, text) == (
-            422,
-            f"leaf {size - 1} was rewritten: it is not the one that was replayed here\n",
-        )
+        assert status == 422
+        assert f"leaf {size - 1} was rewritten: it is not the one that was replayed here" in text
         assert replica.get("/livez")[0] == 200
         status, _, text = replica.get("/readyz")
         assert (status, text.startswith(f"leaf {size - 1} was rewritten")) == (503, True)

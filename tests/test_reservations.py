@@ -17,9 +17,10 @@ from hypothesis.stateful import (
 
 from ledger.errors import ClearlaneError
 from ledger.model import Agent, AttemptKey, Outcome, Reply, SagaState, Verdict
+from scheduler.connection import connect
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, gives_back, refill_mt
-from scheduler.reservations import ARRIVE_MS, STEP_MAX_MS, Credit, Reservations, Taken, connect
+from scheduler.reservations import ARRIVE_MS, STEP_MAX_MS, Credit, Reservations, Taken
 from scheduler.router import Quote
 from scheduler.saga import Penalty, Saga
 from tests.makers import agent, work

@@ -30,8 +30,9 @@ from ledger import attempts, check, intake, lanes
 from ledger.errors import Conflict, NotFound, Unavailable
 from ledger.model import AttemptKey, Outcome, Reply, Settlement, TaskState, Wait
 from ledger.registry import suspend
+from scheduler.connection import connect
 from scheduler.pool import MT, refill_mt
-from scheduler.reservations import Reservations, connect
+from scheduler.reservations import Reservations
 from scheduler.saga import Saga
 from tasks import abort, commit, execute, reserve, sweep, validate
 from tasks.call import Call

@@ -17,9 +17,10 @@ import tasks.messages
 from ledger.model import Agent, Family, Routing, Wait, Work
 from ledger.registry import suspend
 from scheduler import shortlist
+from scheduler.connection import connect
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool
-from scheduler.reservations import Reservations, connect
+from scheduler.reservations import Reservations
 from scheduler.router import Board, NoSeat, Quote, Seat, plan
 from scheduler.shortlist import FORGET_MS, SPARE, TURN, Shortlist
 from tasks import reserve

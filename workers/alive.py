@@ -76,7 +76,7 @@ def dispatcher() -> str | None:
 
 def scheduler() -> str | None:
     """Why no beat is at work; None when one is. It renews its lock at each turn of its loop."""
-    from scheduler.reservations import connect
+    from scheduler.connection import connect
     from workers.settings import load_settings
 
     url = load_settings().celery_broker_url

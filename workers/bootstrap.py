@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ledger.db import connect as connect_ledger
 from ledger.errors import BadInput
+from scheduler.connection import connect as connect_redis
 from scheduler.reservations import Reservations
-from scheduler.reservations import connect as connect_redis
 from tasks.context import Context
 from workers.logkey import notary
 from workers.settings import Settings

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from kombu.transport import redis
 
-from scheduler.reservations import KEEPALIVE
+from scheduler.connection import KEEPALIVE
 
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
 # Nobody is told of a connection that dies without a word: who waits on it has to give up.

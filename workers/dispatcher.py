@@ -26,9 +26,9 @@ from ledger.errors import BadInput, Unavailable
 from ledger.listen import Listener
 from ledger.model import LANE_DEFAULT, Agent
 from ledger.registry import Registry
+from scheduler.connection import connect
 from scheduler.pool import MT, Pool
 from scheduler.queues import depths
-from scheduler.reservations import connect
 from tasks.context import Context, bind
 from tasks.messages import RESERVE, send
 from workers import alive

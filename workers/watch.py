@@ -18,7 +18,8 @@ import structlog
 
 from ledger.errors import Unavailable
 from ledger.model import AttemptKey, Reply, SagaState, Verdict
-from scheduler.reservations import Reservations, Taken, connect
+from scheduler.connection import connect
+from scheduler.reservations import Reservations, Taken
 from scheduler.router import Quote
 from scheduler.saga import Saga
 from scheduler.standing import Standing

@@ -175,7 +175,7 @@ def tapped_ledger(url: str, tap: Tap) -> Engine:
 
 
 def tapped_redis(url: str, tap: Tap) -> TappedRedis:
-    """What `scheduler.reservations.connect` gives, with tapped pipelines."""
+    """What `scheduler.connection.connect` gives, with tapped pipelines."""
     client = TappedRedis(connection_pool=redis.ConnectionPool.from_url(url, decode_responses=True))
     client.tap = tap
     return client

@@ -13,7 +13,8 @@ import redis
 from sqlalchemy import Engine
 
 from ledger import db, registry
-from scheduler.reservations import Reservations, connect
+from scheduler.connection import connect
+from scheduler.reservations import Reservations
 from tasks.context import Context
 from tests.chaos.faults_inprocess import Tap, tapped_ledger, tapped_redis
 from tests.makers import agent, client, family

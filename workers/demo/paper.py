@@ -92,9 +92,9 @@ class Table:
         """A balance in micro-credits."""
         return str(accounts.account(self._context.engine, account)["balance_ub"])
 
-    def held(self, client: str) -> str:
-        """What attempts in flight hold of a client's credit, as the delta it is."""
-        return str(-self._context.reservations.look([], [client])[1][client].reserved_ub)
+    def held(self, payer: str) -> str:
+        """What attempts in flight hold of an account's credit, as the delta it is."""
+        return str(-self._context.reservations.look([], [payer])[1][payer].reserved_ub)
 
     def agent_of(self, task: str) -> str:
         """Who settled a task, waiting until somebody has."""
@@ -143,7 +143,7 @@ def _first_task(context: Context, table: Table, agents: dict[str, GatedAgent]) -
     task = _submit(context, "any", 1)[0]
     await_true("B is called", lambda: agents["B"].waiting == 1)
     yield Line(step="9.2", what="y of B, reserved", paper="900", live=table.y("B"))
-    yield Line(step="9.2", what="delta of R, µB", paper="-111111111", live=table.held("R"))
+    yield Line(step="9.2", what="delta of R, µB", paper="-111111111", live=table.held("client:R"))
     yield Line(
         step="9.2", what="balance of R, µB", paper="2000000000", live=table.balance("client:R")
     )
@@ -171,7 +171,7 @@ def _first_task(context: Context, table: Table, agents: dict[str, GatedAgent]) -
             step="9.5", what=f"balance of {account}, µB", paper=paper, live=table.balance(account)
         )
     yield Line(step="9.5", what="y of A, given back", paper="1000", live=table.y("A"))
-    yield Line(step="9.5", what="delta of R, µB", paper="0", live=table.held("R"))
+    yield Line(step="9.5", what="delta of R, µB", paper="0", live=table.held("client:R"))
 
 
 def _five_more(context: Context, table: Table, agents: dict[str, GatedAgent]) -> Iterator[Line]:

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from ledger import db
 from ledger.errors import ClearlaneError
-from scheduler.reservations import connect
+from scheduler.connection import connect
 from scheduler.step_times import StepTimes
 from tasks.context import Context
 from workers.gateway import readings
