@@ -111,7 +111,12 @@ class Fuzz:
 def test_whatever_is_sent_is_answered_as_documented(gateway: Gateway) -> None:
     fuzz = Fuzz(
         gateway=gateway,
-        there={"task": gateway.submit(task()).body["task"], "agent": "A", "account": "client:R"},
+        there={
+            "task": gateway.submit(task()).body["task"],
+            "agent": "A",
+            "account": "client:R",
+            "lane": "default",
+        },
     )
     schema = schemathesis.openapi.from_dict(gateway.ask("GET", "/openapi.json").body)
     operations: list[Any] = [found.ok() for found in schema.get_all_operations()]  # type: ignore[union-attr]
