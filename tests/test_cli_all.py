@@ -35,7 +35,10 @@ validator = { type = "none" }
 """
 AGENTS = '[[agents]]\nid = "A"\nkind = "echo"\ny_max = 1000\nk = 1000000\n'
 
-STANDS_ALONE = {"up", "down", "status", "doctor", "demo", "migrate"}
+STANDS_ALONE = {
+    *("up", "down", "status", "doctor", "demo", "migrate"),
+    *("verify", "log verify", "log witnesses", "replica key", "replica run", "replica show"),
+}
 """Commands that need no running stack, or say themselves that there is none."""
 
 ELSEWHERE = {
@@ -44,6 +47,8 @@ ELSEWHERE = {
     "doctor": "tests/test_doctor.py",
     "batch run": "tests/test_batch.py: it waits until the items have ended",
     "batch resume": "tests/test_batch.py",
+    "log witnesses": "tests/test_log_cli.py: it needs a policy",
+    "replica show": "tests/test_replica_process.py: it needs a replica's state",
     "cron run": "tests/test_cron_stack.py: it waits until the job has ended",
 }
 """Commands whose --json is tested there."""
@@ -133,6 +138,7 @@ def needed(name: str, task: str = "0" * 32) -> list[str]:
         "LANE": "default",
         "NUMBER": "1",
         "TASK_ID": task,
+        "TASK_OR_INDEX": "0",
         "JOB": "sweep",
         "AGENT": "A",
         "NAME": "client:R",

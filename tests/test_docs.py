@@ -199,7 +199,7 @@ def test_every_page_that_should_run_does() -> None:
         assert marked <= {"", "run", "file", "fragment"}, page
     # What needs servers elsewhere cannot run here.
     silent = [page.name for page in RUNNABLE if not commands(page)]
-    assert silent == ["run-against-your-own-servers.md"]
+    assert silent == ["run-a-replica.md", "run-against-your-own-servers.md"]
 
 
 def test_every_configuration_example_is_accepted(tmp_path: Path) -> None:

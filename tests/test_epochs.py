@@ -60,7 +60,7 @@ def found(engine: Engine, kind: str) -> list[dict[str, Any]]:
 
 def pay(engine: Engine, now: datetime, count: int = 1, *, by: str = "R", **values: Any) -> None:
     submit(engine, now, count, by=by)
-    done = [settlement(key, client=by, **values) for key in claim(engine, now)]
+    done = [settlement(key, payer=f"client:{by}", **values) for key in claim(engine, now)]
     assert len(done) == count
     settle(engine, done, tau_ppm=TAU_PPM, now=now)
 

@@ -32,7 +32,12 @@ def some_history(engine: Engine, now: datetime) -> list[tuple[datetime, int]]:
         by = random.choice("RS")
         submit(engine, now, 3, by=by)
         done = [
-            settlement(key, client=by, agent=random.choice("AB"), cost_ub=random.choice((0, 7, UB)))
+            settlement(
+                key,
+                payer=f"client:{by}",
+                agent=random.choice("AB"),
+                cost_ub=random.choice((0, 7, UB)),
+            )
             for key in claim(engine, now)
         ]
         settle(engine, done, tau_ppm=10_000, now=at)
