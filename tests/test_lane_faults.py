@@ -568,7 +568,8 @@ def test_holders_that_stand_still_or_die(two: tuple[Held, Held]) -> None:
     ]  # fmt: skip
     assert lease is not None
     assert told[0]["asked_at"] >= lease + timedelta(seconds=GRACE_S)
-    assert forge.states() == {"COMMITTED": SLOTS, "INIT": forge.states().total() - SLOTS}
+    # The command may have been killed before it submitted more than what was called at once.
+    assert forge.states() == Counter(COMMITTED=SLOTS, INIT=forge.states().total() - SLOTS)
 
     lanes.release(engine, "press", bob.token, stack.context.now())
     for held, batch in zip(two, sorted(batches.batches(engine), key=_by_press), strict=True):
