@@ -66,7 +66,7 @@ GAP_MS = 250  # between the starts of a lane that was told once to slow down
 GAP_MAX_MS = 60_000
 SAME_MS = 1_000  # what was called before the first word came says the same
 EASE_MS = 10_000  # without another word, before the gap halves
-ARRIVE_MS = 1_000  # a request reaches its agent within that, if no answer says it was sooner
+ARRIVE_MS = 5_000  # a request reaches a busy agent within that, if no answer says it was sooner
 # A lease between two steps: a message that got lost is missed no later than this, however long
 # the call may take.
 STEP_MAX_MS = 20_000

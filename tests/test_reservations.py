@@ -447,7 +447,7 @@ def test_a_window_stays_shut_until_it_is_known_when_the_agent_was_called(
 def test_a_long_call_does_not_lengthen_the_cooldown(reservations: Reservations) -> None:
     reserve(reservations, quote(COOL, seeded(reservations, COOL)))
     reservations.begin([KEY], "first", NOW_MS)
-    reservations.answer({KEY: replace(REPLY, latency_s=4.0)}, NOW_MS + 4_000)
+    reservations.answer({KEY: replace(REPLY, latency_s=9.0)}, NOW_MS + 9_000)
     assert opens_ms(reservations) == ARRIVE_MS + COOL_MS
 
 
