@@ -48,15 +48,20 @@ CREATE SCHEMA chaos;
 CREATE TABLE chaos.account AS SELECT * FROM account;
 CREATE TABLE chaos.ledger_transaction AS SELECT * FROM ledger_transaction;
 CREATE TABLE chaos.posting AS SELECT * FROM posting;
+CREATE TABLE chaos.epoch AS SELECT * FROM epoch;
+CREATE TABLE chaos.log_append AS SELECT * FROM log_append;
 CREATE FUNCTION chaos.reset() RETURNS void LANGUAGE plpgsql
 SET session_replication_role = replica AS $$
 BEGIN
     DELETE FROM posting; DELETE FROM ledger_transaction; DELETE FROM account;
     DELETE FROM attempt; DELETE FROM task_result; DELETE FROM task_body; DELETE FROM task;
     DELETE FROM pool_snapshot;
+    DELETE FROM log_append; DELETE FROM log_tile; DELETE FROM epoch;
     INSERT INTO account SELECT * FROM chaos.account;
     INSERT INTO ledger_transaction SELECT * FROM chaos.ledger_transaction;
     INSERT INTO posting SELECT * FROM chaos.posting;
+    INSERT INTO epoch SELECT * FROM chaos.epoch;
+    INSERT INTO log_append SELECT * FROM chaos.log_append;
 END $$;
 """
 PLAIN_PLANS = (
