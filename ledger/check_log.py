@@ -1,4 +1,4 @@
-"""The log against the books: pages, hashes and the tree, and one leaf for each transaction. Row C7.
+"""The log against the books: pages, tiles and the tree, and one leaf for each transaction. Row C7.
 
 What a replay of the leaves alone shows is not repeated here.
 """
@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from ledger.check_tiles import Tiles
 from ledger.db import scan
 from ledger.errors import BadInput
 from ledger.proof.entries import decode
@@ -31,10 +32,11 @@ class _Page(NamedTuple):
 
 
 def log_violations(connection: Connection) -> Iterator[tuple[str, str]]:
-    """Subject and violation: of the pages the first one, and of the leaves the first one; what
-    follows cannot be told apart from it."""
+    """Subject and violation: of the pages the first one, of the leaves the first one, and of the
+    tiles the first one; what follows cannot be told apart from it."""
     edge = EMPTY_EDGE
     books = _Books(scan(connection, "check_transactions"))
+    tiles = Tiles(scan(connection, "check_tiles", at_a_time=PAGES))
     for row in scan(connection, "check_pages", at_a_time=PAGES):
         page = _Page._make(row)
         try:
@@ -46,6 +48,7 @@ def log_violations(connection: Connection) -> Iterator[tuple[str, str]]:
         if fault is not None:
             yield f"log page {page.size}", fault
             return
+        tiles.add(bytes(page.hashes))
         for index, entry in enumerate(entries, page.first):
             fault = books.fault(index, entry, page.epoch)
             if fault is not None:
@@ -54,6 +57,9 @@ def log_violations(connection: Connection) -> Iterator[tuple[str, str]]:
     rest = books.rest()
     if rest is not None:
         yield rest, "its leaf is not in the log"
+    tiles.end()
+    if tiles.fault is not None:
+        yield tiles.fault
 
 
 def _grown(page: _Page, edge: Edge, entries: Sequence[bytes]) -> tuple[Edge, str | None]:

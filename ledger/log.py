@@ -7,6 +7,7 @@ of the log is one. Rows M21, C7, C8.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +15,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from ledger.db import SETTLE_LOCK, batch, one, query
-from ledger.params import in_force
+from ledger.db import SETTLE_LOCK, batch, one, query, scan
+from ledger.params import in_force, params_of, spelled_out, tau_ppm_of
 from ledger.proof import entries
 from ledger.proof.merkle import EMPTY_EDGE, HASH_BYTES, Edge, leaf_hash
 from ledger.proof.tiles import WIDTH, encode_bundle
+
+OPENED_MAX = 4096  # older accounts in one page: what is in memory when a log begins
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,9 +107,7 @@ def page_of(connection: Connection, row: Any, now: datetime) -> Page:
     """A page at the head that `log_head` read under the settle lock; a log that has not begun
     begins with the parameters and accounts that there are."""
     page = Page(_head(row), now)
-    if row.size == 0:
-        _begin(connection, page)
-    return page
+    return page if row.size else _begun(connection, page)
 
 
 def _head(row: Any) -> Head:
@@ -122,20 +123,36 @@ def _head(row: Any) -> Head:
     )
 
 
-def _begin(connection: Connection, page: Page) -> None:
+def _begun(connection: Connection, page: Page) -> Page:
     query(connection, "epoch_begin", {"now": page.now})
+    _keep_params(connection)
     page.add(entries.params(epoch=page.epoch, at=page.at, values=in_force(connection)))
-    for row in query(connection, "log_begin"):
+    older = scan(connection, "log_begin")
+    for number, (account, quota_ub, balance_ub, opened_at, settled) in enumerate(older, 1):
         page.add(
             entries.open_older(
                 epoch=page.epoch,
-                at=entries.stamp(row.opened_at),
-                account=row.account,
-                quota_ub=row.quota_ub,
-                balance_ub=row.balance_ub,
-                settled=row.settled,
+                at=entries.stamp(opened_at),
+                account=account,
+                quota_ub=quota_ub,
+                balance_ub=balance_ub,
+                settled=settled,
             )
         )
+        if number % OPENED_MAX == 0:
+            page = Page(page.write(connection), page.now)
+    return page
+
+
+def _keep_params(connection: Connection) -> None:
+    """Store what moves credit, so that it changes only where the log says so."""
+    params = params_of(connection)
+    kept = {
+        "tau_ppm": tau_ppm_of(params),
+        "clearing": spelled_out("clearing", params.get("clearing", {})),
+    }
+    for name, value in kept.items():
+        query(connection, "put_param", {"name": name, "value": json.dumps(value)})
 
 
 def _write_tiles(connection: Connection, level: int, number: int, hashes: Sequence[bytes]) -> None:

@@ -36,6 +36,15 @@ def epoch_s_of(params: Mapping[str, Json]) -> int:
     return _clearing(params).get("epoch_s", EPOCH_S_DEFAULT)
 
 
+def spelled_out(name: str, value: Json) -> Json:
+    """A parameter with all its defaults. So it is stored: what the log says is in force must not
+    change with the defaults of another version."""
+    if name != "clearing":
+        return value
+    params = {name: value}
+    return cast("Json", {"epoch_s": epoch_s_of(params), **asdict(clearing_of(params))})
+
+
 def in_force(connection: Connection) -> dict[str, str]:
     """Every parameter that moves credit, as the log states them."""
     params = params_of(connection)

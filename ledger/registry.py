@@ -20,7 +20,7 @@ from ledger.errors import NotFound
 from ledger.lanes import add_lanes
 from ledger.log import Page, open_page
 from ledger.model import Agent, Family, Json, Routing
-from ledger.params import in_force, params_of, tau_ppm_of
+from ledger.params import in_force, params_of, spelled_out, tau_ppm_of
 from ledger.postings import agent_account, client_account
 from ledger.proof import entries
 
@@ -127,7 +127,7 @@ def _apply_params(connection: Connection, page: Page, params: Mapping[str, Json]
     changes = [
         f"parameter {name} is now {_words(value)}"
         for name, value in params.items()
-        if _put(connection, "put_param", name=name, value=json.dumps(value))
+        if _put(connection, "put_param", name=name, value=json.dumps(spelled_out(name, value)))
     ]
     values = in_force(connection)
     if values != before:

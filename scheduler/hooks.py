@@ -135,6 +135,11 @@ class Hooks:
             if result is not None:
                 yield result
 
+    def tell(self, point: str, **values: Any) -> None:
+        """Call the plug-ins at a point that expects no answer."""
+        for _ in self.results(point, **values):
+            pass
+
     def adjustments(self, point: str, **values: Any) -> list[Adjustment]:
         """All adjustments that plug-ins ask for at this point."""
         return [item for asked in self.results(point, **values) for item in asked]

@@ -6,6 +6,7 @@ import structlog
 from celery import shared_task
 
 from ledger import epochs
+from ledger.epochs import Epoch
 from tasks.context import Context, current
 from tasks.patience import patient
 
@@ -23,6 +24,17 @@ def _close_due(context: Context) -> None:
     number = epochs.due(context.engine, context.now())
     if number is None:
         return
-    closed = epochs.close(context.engine, number, context.now())
+    closed = close(context, number)
     if closed is not None:
         log.info("epoch closed", epoch=number, size=closed.size)
+
+
+def close(context: Context, number: int) -> Epoch | None:
+    """Close an epoch and tell the plug-ins; None if it is not the open one. Row M12.
+
+    They are told once at the most: never, if this process dies in between.
+    """
+    closed = epochs.close(context.engine, number, context.now())
+    if closed is not None:
+        context.hooks.tell("on_epoch_end", epoch=number)
+    return closed

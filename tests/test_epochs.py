@@ -22,6 +22,7 @@ from ledger.model import AttemptKey, Wait
 from ledger.proof import entries
 from ledger.proof.replay import State, TaskSet
 from ledger.settle import settle
+from scheduler.hooks import hookimpl
 from tasks import epochs as job
 from tasks.context import Context, bind
 from tests.makers import (
@@ -279,6 +280,22 @@ def test_an_epoch_that_was_missed_closes_once(context: Context, now: datetime) -
     assert first.closed_at >= start
     assert (second.epoch, second.opened_at, second.first) == (2, first.closed_at, first.size)
     assert epochs.due(engine, second.opened_at + timedelta(seconds=3599)) is None
+
+
+def test_plug_ins_hear_of_each_close_once(context: Context, now: datetime) -> None:
+    heard: list[int] = []
+
+    class Listener:
+        @hookimpl
+        def on_epoch_end(self, epoch: int) -> None:
+            heard.append(epoch)
+
+    install(context.engine, now)
+    context.hooks.add("listener", Listener)
+    assert job.close(context, 1) is not None
+    assert job.close(context, 1) is None
+    assert job.close(context, 2) is not None
+    assert heard == [1, 2]
 
 
 def test_how_long_an_epoch_is_may_be_configured(engine: Engine, now: datetime) -> None:

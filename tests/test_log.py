@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 from psycopg import errors
 from sqlalchemy import Engine
 
-from ledger import leaves
+from ledger import leaves, log, params
 from ledger.attempts import abort
-from ledger.db import transaction
+from ledger.clearing import Clearing
+from ledger.db import query, transaction
 from ledger.errors import NotFound
 from ledger.log import open_page
 from ledger.model import AttemptKey, Outcome
@@ -58,6 +60,32 @@ def test_a_log_begins_with_the_parameters_and_the_accounts_there_are(
         "system:issuance",
     ]
     assert last == note(0)
+
+
+def test_a_log_begins_page_by_page_however_many_accounts_there_are(
+    engine: Engine, database_url: str, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "OPENED_MAX", 2)
+    many = "SELECT 'client:' || n, 0, now() FROM generate_series(1, 6) n"
+    as_owner(database_url, f"INSERT INTO account (id, quota_ub, opened_at) {many}")
+    write(engine, now, [1])
+    kinds = [leaf.get("type", "note") for leaf in written(engine)]
+    assert kinds == ["params", *["open"] * 9, "note"]
+    with transaction(engine) as connection:
+        pages = query(connection, "log_pages", {"first": 0, "end": 100, "limit": 100}).fetchall()
+    assert [page.size for page in pages] == [3, 5, 7, 9, 11]
+
+
+def test_another_version_s_defaults_do_not_change_what_the_log_says_is_in_force(
+    engine: Engine, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(engine, now, params={"clearing": {"epoch_s": 60}})
+    monkeypatch.setattr(params, "TAU_PPM_DEFAULT", 77)
+    monkeypatch.setattr(params, "Clearing", partial(Clearing, rho_plus_ppm=77))
+    said = [leaf["params"] for leaf in written(engine) if leaf["type"] == "params"]
+    with transaction(engine) as connection:
+        assert params.in_force(connection) == said[-1]
+    assert (said[-1]["tau_ppm"], said[-1]["epoch_s"]) == ("10000", "60")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -58,9 +58,10 @@ def show(context: Context, number: int, as_json: bool) -> None:
 def close(context: Context, as_json: bool) -> None:
     """Clear all accounts and begin the next epoch, without waiting for its time."""
     from ledger import epochs as ledger
+    from tasks import epochs as clearing
 
     number = ledger.opened(context.engine)
-    closed = ledger.close(context.engine, number, context.now())
+    closed = clearing.close(context, number)
     if closed is None:
         remedy = "see `clearlane epochs list`"
         raise Conflict("epoch", f"epoch {number} was closed by another just now", remedy)
