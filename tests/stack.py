@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from ledger import intake
 from ledger.errors import Unavailable
 from ledger.intake import Submission
 from tasks.context import Context
+from tests.program import COMMAND
 from tests.servers import scratch
 from workers.audit import audit
 from workers.bootstrap import build_context
@@ -27,7 +27,6 @@ from workers.settings import Settings
 
 T = TypeVar("T")
 
-COMMAND = (sys.executable, "-m", "workers.cli")
 POOLS = ("reserve1", "execute1", "validate1", "commit1", "control1")
 LOOK_S = 0.02
 SETTINGS = {

@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
@@ -19,8 +19,9 @@ import pytest
 from ledger import batches, intake, lanes
 from ledger.lanes import Mode
 from tests import makers
+from tests.program import Said, begun, said
 from tests.servers import scratch
-from tests.stack import COMMAND, SETTINGS, Stack, await_true, started
+from tests.stack import SETTINGS, Stack, await_true, started
 from workers.demo.gated import GatedAgent
 
 pytestmark = pytest.mark.timeout(240)
@@ -66,17 +67,6 @@ validator = {{ type = "none" }}
 """
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Mint:
     """A stack whose agents are all in one lane; `gate` answers when told to."""
@@ -90,24 +80,11 @@ class Mint:
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         return path
 
-    @contextmanager
-    def started(self, *words: str) -> Iterator[subprocess.Popen[str]]:
-        with subprocess.Popen(
-            [*COMMAND, *words, "--data", str(self.stack.home)],
-            env={**os.environ, **SETTINGS},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+    def started(self, *words: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        return begun(SETTINGS, *words, "--data", str(self.stack.home))
 
     def __call__(self, *words: str) -> Said:
-        with self.started(*words) as process:
-            out, err = process.communicate(timeout=200)
-        return Said(process.returncode, out, err)
+        return said(SETTINGS, *words, "--data", str(self.stack.home))
 
     def run(self, file: Path, *words: str) -> list[str]:
         return ["batch", "run", "--lane", LANE, "--file", str(file), "--client", CLIENT,

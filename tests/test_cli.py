@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from ledger.settle import settle
 from scheduler.reservations import Reservations
 from tests import makers
 from tests.makers import UB
+from tests.program import COMMAND, Said
 from workers.config import load_config
 
 CONFIG = """\
@@ -62,22 +62,6 @@ region = "eu"
 """
 
 
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def lines(self) -> list[Any]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-COMMAND = (sys.executable, "-m", "workers.cli")
 OURS = {"DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "CLEARLANE_DATA"}
 
 

@@ -31,8 +31,9 @@ from scheduler.connection import connect
 from tasks.context import Context
 from tests.conftest import Servers
 from tests.oneworker import environment
+from tests.program import COMMAND
 from tests.servers import await_ready, running, scratch
-from tests.stack import COMMAND, SETTINGS, Stack, await_true
+from tests.stack import SETTINGS, Stack, await_true
 from workers import home as homes
 from workers import servers as embedded
 from workers.bootstrap import build_context

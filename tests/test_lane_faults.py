@@ -6,14 +6,13 @@ At most one holder acts at any instant, and nothing is accepted under an old tok
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -37,8 +36,9 @@ from tasks.clock import _clock
 from tasks.context import Context
 from tasks.cron import _settle_lanes
 from tests import makers
+from tests.program import begun
 from tests.servers import scratch
-from tests.stack import COMMAND, SETTINGS, Stack, await_true, started
+from tests.stack import SETTINGS, Stack, await_true, started
 from tests.tenures import double_holders
 from workers.demo.gated import GatedAgent
 
@@ -478,20 +478,10 @@ class Held:
         now = self.stack.context.now()
         return intake.submit(self.stack.context.engine, "T", asked, now)[0].task
 
-    @contextmanager
-    def batch(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+    def batch(self, *words: str) -> AbstractContextManager[subprocess.Popen[str]]:
         """`clearlane batch` with these words, stopped at the end."""
-        with subprocess.Popen(
-            [*COMMAND, "batch", *words, "--as", "alice", "--json", "--data", str(self.stack.home)],
-            env={**os.environ, **SETTINGS},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        home = str(self.stack.home)
+        return begun(SETTINGS, "batch", *words, "--as", "alice", "--json", "--data", home)
 
     def run(self) -> tuple[str, ...]:
         path = self.files / f"{self.lane}.jsonl"

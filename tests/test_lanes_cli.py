@@ -5,14 +5,9 @@ Rows M02, M03.
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,51 +22,27 @@ from scheduler.connection import connect as connect_redis
 from scheduler.reservations import Reservations
 from tasks.context import Context
 from tests import makers
+from tests.program import Said, begun, said
 from tests.stack import await_true
 from workers import holding
 from workers.cli.lanes import seconds_until
 from workers.holding import Holding, drained, given_back
 from workers.interrupts import Interrupts
 
-COMMAND = (sys.executable, "-m", "workers.cli")
 HOUR_S = 3600.0
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 class Program:
     """The commands on this test's servers."""
 
     def __init__(self, database_url: str, redis_url: str) -> None:
-        self._env = {**os.environ, "DATABASE_URL": database_url, "REDIS_URL": redis_url}
+        self._env = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
 
     def __call__(self, *words: str) -> Said:
-        with self.started(*words) as process:
-            out, err = process.communicate(timeout=120)
-        return Said(process.returncode, out, err)
+        return said(self._env, *words)
 
-    @contextmanager
-    def started(self, *words: str) -> Iterator[subprocess.Popen[str]]:
-        with subprocess.Popen(
-            [*COMMAND, *words],
-            env=self._env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+    def started(self, *words: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        return begun(self._env, *words)
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Final
 
-PATIENCE: Final = (
-    3  # the interrupt that breaks off after all: two were heard and nothing came of it
-)
+# The interrupt that breaks off after all: two were heard and nothing came of it.
+PATIENCE: Final = 3
 
 
 class Interrupts:

@@ -12,6 +12,8 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
+from importlib.metadata import entry_points
 from types import SimpleNamespace
 from typing import Any, Self
 from unittest.mock import patch
@@ -25,6 +27,7 @@ from redis.client import Pipeline
 from sqlalchemy import Engine, event
 
 import ledger.intake
+import scheduler.hooks
 import tasks.context
 import tasks.messages
 from ledger import db
@@ -181,6 +184,9 @@ def tapped_redis(url: str, tap: Tap) -> TappedRedis:
     return client
 
 
+installed = cache(entry_points)  # what is installed stays so while the schedules run
+
+
 @contextmanager
 def seams(
     transport: TappedTransport, calls: Callable[[], Any], nap: Callable[[float], None]
@@ -211,6 +217,7 @@ def seams(
             (tenacity.nap, "time", SimpleNamespace(sleep=nap)),
             (tasks.context, "load_registry", registry),
             (tasks.context, "load_hooks", plugins),
+            (scheduler.hooks, "entry_points", installed),
         ):
             stack.enter_context(patch.object(where, name, value))
         yield

@@ -204,7 +204,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("part", nargs="?", choices=["schedules", "kills", "bugs"])
     parser.add_argument("--schedules", type=int, default=SCHEDULES)
     parser.add_argument("--seed", type=int, default=SEED, help="the first seed")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=3)
     parser.add_argument("--seed-one", type=int, help="play this seed alone and tell it")
     return parser.parse_args(argv)
 

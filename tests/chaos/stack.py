@@ -25,8 +25,9 @@ from tests.chaos.fleet_clock import Clock
 from tests.chaos.fleet_load import FAMILY, Load
 from tests.chaos.proxy import Proxy
 from tests.chaos.servers import Managed
+from tests.program import COMMAND
 from tests.servers import scratch
-from tests.stack import COMMAND, SETTINGS, await_true
+from tests.stack import SETTINGS, await_true
 from workers import home as homes
 from workers import servers
 from workers.audit import audit

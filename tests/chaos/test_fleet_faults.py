@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 
 SLICE = ("kill_pool", "terminate_backends", "lose_commit_replies", "flush_valkey", "fill_valkey")
 ROUNDS = 3 * SCALE or 1
-KILLS = 60 * SCALE
+KILLS = 40 * SCALE
 VICTIMS = (*POOLS, *FRONT, "flower", "postgres", "valkey")
 
 

@@ -12,7 +12,7 @@ import click
 
 from ledger.errors import BadInput
 from workers.cli import PARTLY, WRONG_USAGE, output, say
-from workers.cli.lanes import Draining, as_option
+from workers.cli.lanes import as_option
 from workers.cli.session import json_option, timeout_option, with_context
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def _tell_plan(context: Context, lane: str, items: Items, as_json: bool) -> None
 
 def _run(call: Callable[[Voice], Report], items: Items) -> Report:
     from workers.batchrun import Voice
-    from workers.cli.progress import shown
+    from workers.cli.progress import Draining, shown
 
     with shown(len(items.items)) as tell:
         return call(Voice(tell=tell, draining=Draining(), say=say))

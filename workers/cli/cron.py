@@ -154,7 +154,7 @@ def _allowed(
     from ledger import cron as ledger
     from ledger import lanes
     from ledger.lanes import Ask, Mode
-    from workers.cli.lanes import Draining
+    from workers.cli.progress import Draining
     from workers.holding import Holding, drained
 
     now = context.now()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 LIST = ("lane", "mode", "principal", "reason", "since", "until", "in_flight", "token", "drained")
 HISTORY = ("lane", "token", "mode", "principal", "reason", "from", "to", "ended")
 HELD_MAX: Final = timedelta(days=7)
-TELL_S: Final = 5.0  # between two lines while a lane drains
 SHOWN: Final = 10  # tenures of `show`
 
 _SPAN = re.compile(r"(\d{1,7}(?:\.\d{1,3})?)([smhd])")
@@ -180,6 +179,7 @@ def release(
 def _drained(context: Context, taken: Lane, timeout_s: float | None) -> Lane:
     """The lane once its holder may begin; given back when it does not come to that."""
     from ledger.errors import LaneLost
+    from workers.cli.progress import Draining
     from workers.holding import drained, given_back
 
     try:
@@ -190,20 +190,6 @@ def _drained(context: Context, taken: Lane, timeout_s: float | None) -> Lane:
         given_back(context, taken.lane, taken.token)
         say(f"{taken.lane} was given back")
         raise
-
-
-class Draining:
-    """Says now and then how far a lane has drained; a `holding.Tell`."""
-
-    def __init__(self) -> None:
-        self._told_at: datetime | None = None
-
-    def __call__(self, lane: Lane) -> None:
-        """Say it, unless that was done just now."""
-        now = datetime.now(UTC)
-        if self._told_at is None or (now - self._told_at).total_seconds() >= TELL_S:
-            self._told_at = now
-            say(f"waiting for {lane.in_flight} tasks in flight in lane {lane.lane}")
 
 
 def row_of(lane: Lane) -> dict[str, Any]:

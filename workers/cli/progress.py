@@ -1,4 +1,4 @@
-"""A batch's progress on stderr: a bar at a terminal, a line now and then elsewhere."""
+"""What takes long, told on stderr: a bar at a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ledger.money import show_b
 from workers.cli import output, say
 
 if TYPE_CHECKING:
+    from ledger.lanes import Lane
     from workers.batchrun import Progress
 
 LINE_S: Final = 5.0  # between two lines
@@ -42,17 +43,42 @@ def shown(total: int) -> Iterator[Callable[[Progress], None]]:
         yield tell
 
 
+class Seldom:
+    """Whether it is time for another line: every few seconds, the first one at once or as late."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        self._next_s = time.monotonic() + (0.0 if at_once else LINE_S)
+
+    def due(self) -> bool:
+        """True at most once in so many seconds."""
+        if time.monotonic() < self._next_s:
+            return False
+        self._next_s = time.monotonic() + LINE_S
+        return True
+
+
 class Lines:
-    """A line every few seconds; the first one as late."""
+    """Says now and then how far a batch is."""
 
     def __init__(self) -> None:
-        self._told_s = time.monotonic()
+        self._seldom = Seldom(at_once=False)
 
     def __call__(self, seen: Progress) -> None:
         """Say it, unless that was done just now."""
-        if time.monotonic() - self._told_s >= LINE_S:
-            self._told_s = time.monotonic()
+        if self._seldom.due():
             say(words_of(seen))
+
+
+class Draining:
+    """Says now and then how far a lane has drained; a `holding.Tell`."""
+
+    def __init__(self) -> None:
+        self._seldom = Seldom(at_once=True)
+
+    def __call__(self, lane: Lane) -> None:
+        """Say it, unless that was done just now."""
+        if self._seldom.due():
+            say(f"waiting for {lane.in_flight} tasks in flight in lane {lane.lane}")
 
 
 def words_of(seen: Progress) -> str:

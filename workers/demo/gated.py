@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
 from ledger.model import Json
+from workers.demo.port import Handler, Port
 
 
-class GatedAgent:
+class GatedAgent(Port):
     """One agent on a port of its own. Calls wait until `release`; then all get that answer."""
 
     def __init__(self) -> None:
@@ -19,27 +18,17 @@ class GatedAgent:
         self.waiting = 0
         agent = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Gated(Handler):
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                body = json.dumps(agent.wait()).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.asked()
+                self.answer(200, agent.wait())
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing on the demo's terminal."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        super().__init__(Gated)
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_port}/run"
+        return f"{self.root}/run"
 
     def wait(self) -> Json:
         """Hold a call until there is an answer for it."""
@@ -60,10 +49,6 @@ class GatedAgent:
         with self._gate:
             self._answer = None
 
-    def __enter__(self) -> GatedAgent:
-        self._thread.start()
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -71,5 +56,4 @@ class GatedAgent:
         trace: TracebackType | None,
     ) -> None:
         self.release({})
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(kind, error, trace)

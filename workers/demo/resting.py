@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
+
+from workers.demo.port import Handler, Port
 
 WORK_S = 0.5  # an answer takes so long
 BANS = 3  # a call that comes too soon costs so many cooldowns, the next one twice as many
@@ -48,8 +47,8 @@ class Temper:
         return self.opens_at_s - now_s
 
 
-class RestingAgents:
-    """Some agents behind one port, told apart by their path. A context manager."""
+class RestingAgents(Port):
+    """Some agents behind one port, told apart by their path."""
 
     def __init__(self, count: int, cooldown_s: float) -> None:
         self._guard = threading.Lock()
@@ -57,38 +56,22 @@ class RestingAgents:
         self._served: list[Served] = []
         agents = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Resting(Handler):
             def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                wait_s = agents.call(int(self.path.rpartition("/")[2]), asked)
-                if not wait_s:
-                    time.sleep(WORK_S)
-                self._answer(wait_s)
-
-            def _answer(self, wait_s: float) -> None:
-                body = json.dumps({"error": "too soon"} if wait_s else {"output": {"minted": 1}})
-                self.send_response(429 if wait_s else 200)
+                wait_s = agents.call(int(self.path.rpartition("/")[2]), self.asked())
                 if wait_s:
-                    self.send_header("Retry-After", str(math.ceil(wait_s)))
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body.encode())
+                    rest = {"Retry-After": str(math.ceil(wait_s))}
+                    self.answer(429, {"error": "too soon"}, rest)
+                else:
+                    time.sleep(WORK_S)
+                    self.answer(200, {"output": {"minted": 1}})
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing on the demo's terminal."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        super().__init__(Resting)
 
     @property
     def urls(self) -> Sequence[str]:
         """Where each of them listens."""
-        root = f"http://127.0.0.1:{self._server.server_port}/agents"
-        return [f"{root}/{number}" for number in range(len(self._tempers))]
+        return [f"{self.root}/agents/{number}" for number in range(len(self._tempers))]
 
     def served(self) -> list[Served]:
         """Every call so far, in order."""
@@ -104,16 +87,3 @@ class RestingAgents:
             status = 429 if wait_s else 200
             self._served.append(Served(at_s=now_s, agent=agent, who=who, status=status))
         return wait_s
-
-    def __enter__(self) -> RestingAgents:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
