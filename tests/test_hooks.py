@@ -180,6 +180,9 @@ class Truth:
     def __bool__(self) -> bool:
         raise RuntimeError("no truth")
 
+    def __repr__(self) -> str:
+        return "Truth()"  # as any process shows it: it is part of a test's name
+
 
 class Endless(Sequence[Any]):
     def __len__(self) -> int:
