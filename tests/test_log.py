@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from functools import partial
 from itertools import accumulate
@@ -69,7 +70,8 @@ def test_a_log_begins_page_by_page_however_many_accounts_there_are(
     many = "SELECT 'client:' || n, 0, now() FROM generate_series(1, 6) n"
     as_owner(database_url, f"INSERT INTO account (id, quota_ub, opened_at) {many}")
     write(engine, now, [1])
-    kinds = [leaf.get("type", "note") for leaf in written(engine)]
+    every = [json.loads(leaf) for leaf in leaves.entries(engine, 0, 100)]
+    kinds = [leaf.get("type", "note") for leaf in every]
     assert kinds == ["params", *["open"] * 9, "note"]
     with transaction(engine) as connection:
         pages = query(connection, "log_pages", {"first": 0, "end": 100, "limit": 100}).fetchall()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 
 from ledger.proof import entries
 from ledger.proof.checkpoint import Checkpoint
@@ -14,6 +11,7 @@ from ledger.proof.errors import ProofRefused
 from ledger.proof.merkle import leaf_hash
 from ledger.proof.notes import Note, Signer
 from ledger.proof.tiles import WIDTH, Bundle, encode_bundle, parse_path
+from workers.demo.port import Handler, Port
 from workers.replica.tree import Tree, fold
 
 
@@ -30,7 +28,7 @@ def doctored(leaves: Sequence[bytes]) -> tuple[list[bytes], int]:
     raise ValueError("no settlement burns anything")
 
 
-class LyingLog:
+class LyingLog(Port):
     """Serves leaves as a log of its own, everything about it in order but what they say."""
 
     def __init__(self, leaves: Sequence[bytes], signer: Signer) -> None:
@@ -44,27 +42,12 @@ class LyingLog:
         self._note = Note(text=body, signatures=(signer.sign(body),)).encode().encode()
         log = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Asked(Handler):
             def do_GET(self) -> None:
-                body = log.answer(self.path.removeprefix("/"))
-                self.send_response(404 if body is None else 200)
-                self.send_header("Content-Length", str(len(body or b"")))
-                self.end_headers()
-                self.wfile.write(body or b"")
+                data = log.answer(self.path.removeprefix("/"))
+                self.write(404 if data is None else 200, data or b"", {})
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing on the demo's terminal."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """Where it is served."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(Asked)
 
     def answer(self, path: str) -> bytes | None:
         """What is at a path of the log."""
@@ -78,16 +61,3 @@ class LyingLog:
             first = wanted.number * WIDTH
             return encode_bundle(self._leaves[first : first + wanted.width])
         return self._tree.tile(wanted)
-
-    def __enter__(self) -> LyingLog:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()

@@ -126,7 +126,7 @@ def play() -> Iterator[Event]:
         yield tell(f"one has replayed and signed {three.signed('one')}. Final: no.")
         copy, leaf = doctored(list(leaves.entries(context.engine, 0, size)))
         lie = stack.enter_context(LyingLog(copy, three.log))
-        stack.enter_context(three.running("three", lie.url))
+        stack.enter_context(three.running("three", lie.root))
         yield tell(
             f"three is shown a copy in which leaf {leaf} pays the agent what must burn. "
             "Its hashes are right,\n        and the log's own key has signed it."

@@ -13,7 +13,7 @@ from ledger.model import Json
 
 
 class Handler(BaseHTTPRequestHandler):
-    """JSON in, JSON out, and nothing on the demo's terminal."""
+    """JSON in, JSON out for the most part, and nothing on the demo's terminal."""
 
     protocol_version = "HTTP/1.1"
 
@@ -23,12 +23,15 @@ class Handler(BaseHTTPRequestHandler):
         return found
 
     def answer(self, status: int, body: Json, headers: Mapping[str, str] | None = None) -> None:
-        """The whole answer."""
-        data = json.dumps(body).encode()
+        """The whole answer, in JSON."""
+        kind = {"Content-Type": "application/json"}
+        self.write(status, json.dumps(body).encode(), {**(headers or {}), **kind})
+
+    def write(self, status: int, data: bytes, headers: Mapping[str, str]) -> None:
+        """The whole answer, as it is."""
         self.send_response(status)
-        for name, value in (headers or {}).items():
+        for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
