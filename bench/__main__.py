@@ -23,6 +23,7 @@ from bench import (
     cores,
     durable,
     entries,
+    epochs,
     fleet,
     lanes,
     load,
@@ -51,7 +52,7 @@ SECTIONS = {
     module.SECTION.name: module.SECTION
     for module in (
         *(bare, durable, pipelines, backlog, calls, load, cores, fleet, settling),
-        *(lanes, windows, log, replay, entries, waiting, memory),
+        *(lanes, windows, log, replay, epochs, entries, waiting, memory),
     )
 }
 

@@ -26,7 +26,7 @@ class Goal:
     @property
     def wanted(self) -> str:
         """The bound as people write it."""
-        return f"≥ {self.least:g}" if self.least is not None else f"≤ {self.most:g}"
+        return f"≥ {self.least:,g}" if self.least is not None else f"≤ {self.most:,g}"
 
     def verdict(self, ratio: float) -> str:
         """`pass` or `FAIL`."""
@@ -134,6 +134,12 @@ GOALS = (
         needs=("log",),
         ratio=lambda s: s["log"]["chunks"]["64"]["per_s"] / s["log"]["chunks"]["64"]["bare_per_s"],
         least=0.85,
+    ),
+    Goal(
+        name="replay: leaves/s that a replica checks and keeps",
+        needs=("replay",),
+        ratio=lambda s: s["replay"]["per_s"],
+        least=50_000,
     ),
     Goal(
         name="scaling: cost of a settlement, large ledger over small",

@@ -49,7 +49,7 @@ class Report:
                 title="Goals",
                 head=("goal", "wanted", "measured", ""),
                 rows=[
-                    (goal.name, goal.wanted, f"{goal.ratio:.2f}", goal.verdict)
+                    (goal.name, goal.wanted, f"{goal.ratio:,.2f}", goal.verdict)
                     for goal in judge(figures)
                 ],
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -135,10 +135,19 @@ def running(
 
 
 @contextmanager
-def database(bench: Bench, name: str, agents: Sequence[Agent]) -> Iterator[tuple[str, Engine]]:
-    """A new, migrated and configured database; gone after the block."""
+def database(
+    bench: Bench,
+    name: str,
+    agents: Sequence[Agent],
+    fill: Callable[[str], None] = lambda _url: None,
+) -> Iterator[tuple[str, Engine]]:
+    """A new, migrated and configured database; gone after the block.
+
+    fill: what is to be in its tables before it is configured, and its log begins.
+    """
     with empty_database(bench, name) as url:
         db.migrate(sqlalchemy_url(url))
+        fill(url)
         engine = db.connect(sqlalchemy_url(url))
         registry.apply(engine, _wanted(agents), datetime.now(UTC))
         yield url, engine
