@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import math
 import os
 import signal
 import threading
@@ -26,7 +27,7 @@ time, and stops at the first tick without, costs a call no system call of its ow
 DEAF_S = 5.0
 """How long code may swallow alarms (`except: pass`), or take of the processor without ever looking
 for signals: then only the end of the process ends it, and the worker starts anew."""
-STALE_S: Final = 1.0  # without a tick: somebody else has taken the timer
+STALE_S: Final = 1.0  # without a tick: somebody else has taken the timer, or this is a fork
 EXIT_DEAF: Final = 70
 STDERR: Final = 2  # Celery puts a logger in the place of sys.stderr
 WORDS_MAX: Final = 1000
@@ -64,6 +65,15 @@ class _Clock:
             os._exit(EXIT_DEAF)
         if now_s > self.deadline_s:
             raise _Alarm
+
+    @property
+    def ours(self) -> bool:
+        """Whether it ticks."""
+        return (
+            self.ticking
+            and time.monotonic() - self.ticked_s <= STALE_S
+            and signal.getsignal(signal.SIGALRM) == self.tick
+        )
 
     def start(self) -> tuple[float, Any]:
         """Tick from now on. What somebody else's timer had left, and its handler."""
@@ -107,10 +117,11 @@ def _timed(limit_s: float, function: Callable[..., Any], values: tuple[Any, ...]
     began_s = time.monotonic()
     left_s, theirs = 0.0, None
     try:
-        _clock.deadline_s = began_s + limit_s
+        _clock.deadline_s = math.inf  # an alarm while the clock starts would lose their timer
         _clock.armed = True  # first: the clock does not stop any more
-        if not _clock.ticking or began_s - _clock.ticked_s > STALE_S:
+        if not _clock.ours:
             left_s, theirs = _clock.start()
+        _clock.deadline_s = began_s + limit_s
         return contained(function, *values)
     finally:
         # The interpreter looks for signals after calls, not before an assignment: from here on a

@@ -60,6 +60,7 @@ def swallow_a_few() -> None:
     sleep()
 
 
+@pytest.mark.usefixtures("finalizers")
 @pytest.mark.parametrize(
     "hang", [search, spin, sleep, lock, wait_for_a_thread, read, swallow_a_few]
 )
@@ -134,6 +135,22 @@ def test_whoever_has_a_timer_gets_it_back() -> None:
         signal.signal(signal.SIGALRM, theirs)
         signal.setitimer(signal.ITIMER_REAL, *before)
     assert rung == [signal.SIGALRM]
+
+
+def test_a_timer_that_was_taken_is_taken_back() -> None:
+    """By whoever sets one within the tick after foreign code."""
+    bounded(AMPLE_S, divmod, 7, 2)
+    before = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        bounded(AMPLE_S, divmod, 7, 2)
+        theirs = signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert module._clock.ticking
+        with pytest.raises(Misbehaved, match="took longer"):
+            bounded(LIMIT_S, spin)
+    finally:
+        signal.signal(signal.SIGALRM, theirs)
+        signal.setitimer(signal.ITIMER_REAL, *before)
 
 
 def test_an_alarm_that_comes_too_late_stops_nobody() -> None:

@@ -219,6 +219,7 @@ def nested(depth: int) -> Json:
     return value
 
 
+@pytest.mark.usefixtures("finalizers")
 @pytest.mark.parametrize(
     ("schema", "output"),
     [
