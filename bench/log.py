@@ -31,7 +31,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 PAGE = 10_000  # leaves written at once to make a log long
 PROOFS = 2_000
 NEXT = """
-SELECT 1 AS size, id AS epoch, ''::bytea AS edge, ''::bytea AS tail,
+SELECT 1 AS size, id AS epoch, 10000 AS tau_ppm, ''::bytea AS edge, ''::bytea AS tail,
        (SELECT coalesce(max(id), -1) + 1 FROM ledger_transaction) AS transaction
 FROM epoch WHERE closed_at IS NULL
 """

@@ -65,7 +65,7 @@ def settled_s(engine: Engine, chunks: Sequence[Sequence[Settlement]]) -> float:
     """Seconds to settle them one chunk after the other."""
     started = time.perf_counter()
     for chunk in chunks:
-        settle(engine, chunk, tau_ppm=10_000, now=datetime.now(UTC))
+        settle(engine, chunk, now=datetime.now(UTC))
     return time.perf_counter() - started
 
 

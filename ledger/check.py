@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from ledger.check_checkpoints import checkpoint_violations
 from ledger.check_log import log_violations
-from ledger.db import dicts, query, report
+from ledger.db import dicts, query, report, transaction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +22,13 @@ class Violation:
 
 
 def violations(engine: Engine) -> list[Violation]:
-    """All violations that PostgreSQL alone can show; an empty list means that all holds."""
-    with report(engine) as connection:
+    """All violations that PostgreSQL alone can show; an empty list means that all holds.
+
+    Of one instant, so that the ledger may be at work meanwhile.
+    """
+    with transaction(engine) as connection:
+        query(connection, "check_instant")  # before anything is read
+        query(connection, "report")
         rows = [*query(connection, "check"), *query(connection, "check_epochs")]
         log = [*log_violations(connection), *checkpoint_violations(connection)]
     return [

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 
 from ledger.clearing import BalancesHash, Clearing, Group, Member, groups, top_ups
 from ledger.db import dicts, one, query, report, scan, single
-from ledger.errors import NotFound
+from ledger.errors import InvariantBroken, NotFound
 from ledger.log import Head, Page, open_page
 from ledger.params import clearing_of, epoch_s_of, params_of
 from ledger.postings import Posting
@@ -56,6 +56,32 @@ class Epoch:
     totals: Totals | None
     balances_sha256: str | None
 
+    @property
+    def begun(self) -> bool:
+        """Whether the log had a leaf. The first epoch is there before, since 1970."""
+        return self.opened_at.timestamp() > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Move:
+    """What a close takes from an account (below zero) or gives it, and what it has then. `kind`:
+    `clear` or `top_up`."""
+
+    account: str
+    kind: str
+    amount_ub: int
+    balance_ub: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """What a close would do. `moves` are the largest of `moved`; the system's side is left out."""
+
+    epoch: int
+    totals: Totals
+    moved: int
+    moves: Sequence[Move]
+
 
 def due(engine: Engine, now: datetime) -> int | None:
     """The open epoch, if its time is over. A log that has not begun has none."""
@@ -79,6 +105,23 @@ def close(engine: Engine, epoch: int, now: datetime) -> Epoch | None:
         if page.epoch != epoch:
             return None
         return _close(connection, page)
+
+
+def preview(engine: Engine, now: datetime, *, limit: int) -> Preview:
+    """What closing the open epoch would do, with so many of its moves: it is done and undone.
+
+    Settlements wait meanwhile, as they do for a close.
+    """
+    with report(engine) as connection:
+        closed = _close(connection, open_page(connection, now))
+        values = {"epoch": closed.epoch, "limit": limit}
+        rows = dicts(query(connection, "epoch_moves", values))
+        connection.rollback()
+    if closed.totals is None:
+        raise InvariantBroken(f"epoch {closed.epoch} would be closed without totals")
+    moved = rows[0]["moved"] if rows else 0
+    moves = [Move(**{key: row[key] for key in Move.__slots__}) for row in rows]
+    return Preview(epoch=closed.epoch, totals=closed.totals, moved=moved, moves=moves)
 
 
 def epochs(engine: Engine, *, limit: int, before: int = 0) -> list[Epoch]:

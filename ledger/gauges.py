@@ -11,7 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
-from ledger.db import one, query, report
+from ledger.db import dicts, one, query, report
 from ledger.model import TaskState, Wait
 
 LIMIT_MS = 2_000  # of one statement
@@ -48,6 +48,27 @@ class Books:
     paid_ub: int
     burned_ub: int
     registry_version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogState:
+    """Sizes in leaves; None: there is none yet.
+
+    signed: of the newest checkpoint. final: of the newest one that the quorum has signed, at
+    quorum_at. waits_since: when the first checkpoint after that one was signed. epoch: the open
+    one. closed: the last one that has closed, closed_final: whether the quorum has signed it.
+    """
+
+    size: int
+    signed: int | None
+    signed_at: datetime | None
+    final: int | None
+    quorum_at: datetime | None
+    waits_since: datetime | None
+    epoch: int
+    opened_at: datetime
+    closed: int | None
+    closed_final: bool
 
 
 def waiting(engine: Engine) -> dict[Wait, Waiting]:
@@ -87,3 +108,11 @@ def unsettled(engine: Engine) -> dict[TaskState, int]:
         query(connection, "gauge_limit", {"limit_ms": LIMIT_MS})
         rows = query(connection, "gauge_ended").fetchall()
     return {TaskState(row.state): row.tasks for row in rows}
+
+
+def log(engine: Engine) -> LogState:
+    """How long the log is, how far it is signed, and how far that is final."""
+    with report(engine) as connection:
+        query(connection, "gauge_limit", {"limit_ms": LIMIT_MS})
+        (row,) = dicts(query(connection, "gauge_log"))
+    return LogState(**row)

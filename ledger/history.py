@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from ledger.db import one, query, single
 from ledger.errors import NotFound
+from ledger.leaves import no_leaf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,7 @@ def held(engine: Engine, account: str, at: int | datetime) -> Held:
         index = at if isinstance(at, int) else _index(connection, at)
         size = one(query(connection, "log_size")).size
         if not 0 <= index < size:
-            raise NotFound("at", f"the log has {size} leaves, none {index}", "name an earlier one")
+            raise no_leaf(index, size)
         values = {"account": account, "index": index}
         row = query(connection, "history", values).fetchone()
     if row is None:

@@ -67,8 +67,14 @@ def entry(engine: Engine, index: int) -> bytes:
     """One leaf's bytes. Raises NotFound."""
     found = list(entries(engine, index, index + 1))
     if not found:
-        raise NotFound("index", f"the log has no leaf {index}", "read the checkpoint first")
+        raise no_leaf(index, size(engine)[0])
     return found[0]
+
+
+def no_leaf(index: int, size: int) -> NotFound:
+    """The refusal of a leaf that a log of `size` leaves does not have."""
+    remedy = f"use 0 to {size - 1}" if size else "it is empty: `clearlane apply` begins it"
+    return NotFound("index", f"the log has no leaf {index}", remedy)
 
 
 def entries(engine: Engine, first: int, end: int) -> Iterator[bytes]:
@@ -90,11 +96,15 @@ def nodes(engine: Engine, size: int) -> Node:
 
 
 def leaf_of(engine: Engine, task: str) -> int:
-    """Where a task's settlement stands in the log. Raises NotFound."""
+    """Where a task's settlement stands in the log. Raises NotFound for a task that is not known, or
+    not settled; BadInput for one that was settled before there was a log."""
     with single(engine) as connection:
-        row = query(connection, "log_leaf", {"task": task}).fetchone()
-    if row is None:
-        raise NotFound("task", f"{task} is not settled", "see `clearlane task show`")
+        row = one(query(connection, "log_leaf", {"task": task}))
+    if not row.settled and row.state is None:
+        raise NotFound("task", f"{task} is not known", "see `clearlane task list`")
+    if not row.settled:
+        remedy = "ask when it is COMMITTED" if row.state == "INIT" else "it never will be"
+        raise NotFound("task", f"{task} is {row.state}, not settled", remedy)
     if row.leaf is None:
         raise BadInput("task", f"{task} was settled before there was a log", "take a later one")
     return int(row.leaf)

@@ -23,7 +23,12 @@ def params_of(connection: Connection) -> dict[str, Json]:
 
 def tau_ppm_of(params: Mapping[str, Json]) -> int:
     """The share of each payment that burns."""
-    return cast("int", params.get("tau_ppm", TAU_PPM_DEFAULT))
+    return burned_ppm(cast("int | None", params.get("tau_ppm")))
+
+
+def burned_ppm(stored: int | None) -> int:
+    """The same, given what is stored of it."""
+    return TAU_PPM_DEFAULT if stored is None else stored
 
 
 def clearing_of(params: Mapping[str, Json]) -> Clearing:

@@ -20,6 +20,7 @@ from ledger.db import SETTLE_LOCK, batch, last_batch, notify_ended, one, query, 
 from ledger.errors import NotStorable
 from ledger.log import Page, page_of
 from ledger.model import AttemptKey, Json, Settlement
+from ledger.params import burned_ppm
 from ledger.postings import (
     Posting,
     Settled,
@@ -36,9 +37,11 @@ PART_MAX: Final = 4 << 20  # characters of results in one statement
 
 
 def settle(
-    engine: Engine, settlements: Sequence[Settlement], *, tau_ppm: int, now: datetime
+    engine: Engine, settlements: Sequence[Settlement], *, now: datetime
 ) -> Mapping[AttemptKey, Settled]:
     """Settle what can be settled; say for each attempt what became of it.
+
+    Burned is the share that the log says is in force: read under the lock, under which it changes.
 
     Safe to run twice and late: (task, attempt) decides, and a task has one transaction at most.
     Raises Unavailable when PostgreSQL is away, in which case nothing or everything was done, and
@@ -46,17 +49,17 @@ def settle(
     was done.
     """
     try:
-        return _settle(engine, settlements, tau_ppm, now)
+        return _settle(engine, settlements, now)
     except (DataError, IntegrityError) as error:
         raise NotStorable(str(error).strip().splitlines()[0]) from error
 
 
 def _settle(
-    engine: Engine, settlements: Sequence[Settlement], tau_ppm: int, now: datetime
+    engine: Engine, settlements: Sequence[Settlement], now: datetime
 ) -> Mapping[AttemptKey, Settled]:
     with transaction(engine) as connection:
         tasks, accounts, head, rows = _lock(connection, settlements)
-        plan = plan_settlements(settlements, tasks, accounts, tau_ppm)
+        plan = plan_settlements(settlements, tasks, accounts, burned_ppm(head.tau_ppm))
         if plan.payments:
             page = page_of(connection, head, now)
             paid = [settlement.key for settlement, _ in plan.payments]

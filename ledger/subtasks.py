@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Engine
 
 from ledger import intake
-from ledger.db import notify_ended, one, query, transaction
+from ledger.db import dicts, notify_ended, one, query, single, transaction
 from ledger.errors import Conflict, NotFound
 from ledger.intake import Accepted, Origin, Submission
 from ledger.model import AttemptKey
@@ -70,6 +70,14 @@ def add(
                 f"use {SUBTASKS_MAX} at most",
             )
     return accepted
+
+
+def parts(engine: Engine, task: str) -> list[dict[str, Any]]:
+    """The subtasks of a task, of all its attempts: `task`, `attempt` of the parent, `state`,
+    `family`, `size`, `budget_ub` of all of that attempt, and `agent` and `cost_ub` once paid."""
+    with single(engine) as connection:
+        found = dicts(query(connection, "parts_of", {"id": task}))
+    return [row | {"task": str(row["task"])} for row in found]
 
 
 def over(parent: AttemptKey, agent: str) -> NotFound:

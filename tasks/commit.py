@@ -64,7 +64,6 @@ def _settle(context: Context, sagas: Sequence[Saga]) -> dict[AttemptKey, Settled
             settle(
                 context.engine,
                 [settlement(saga) for saga in sagas],
-                tau_ppm=context.registry().tau_ppm,
                 now=context.now(),
             )
         )

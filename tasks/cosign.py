@@ -22,6 +22,7 @@ from ledger.proof.notes import Note, Signature
 from ledger.proof.policy import Policy, Witness
 from ledger.proof.text import read_number, show_base64
 from tasks.context import Context
+from tasks.reach import why_unreachable
 from tasks.text import printable
 
 ANSWER_S: Final = 5.0
@@ -158,7 +159,7 @@ def _post(context: Context, witness: Witness, stored: Stored, old: int) -> _Answ
     except TimeoutError:
         raise _Refusal(f"no answer within {ANSWER_S:g} s") from None
     except (aiohttp.ClientError, ValueError) as error:
-        raise _Refusal(f"it does not answer: {error or type(error).__name__}") from None
+        raise _Refusal(f"it does not answer: {why_unreachable(error)}") from None
 
 
 async def _send(url: str, body: str) -> _Answer:

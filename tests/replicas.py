@@ -172,11 +172,16 @@ class Beside:
             item.name: item.read_bytes() for item in case.iterdir()
         }
 
-    def _run(self, work: Callable[[Follower], Any], source: type[Source]) -> str:
+    @contextmanager
+    def opened(self) -> Iterator[Replica]:
+        """The replica, started."""
         with store.opened(self.directory, LOG_SIGNER.name) as opened:
-            replica = Replica(
+            yield Replica(
                 opened, self.evidence, log_key=LOG_SIGNER.key, signer=SIGNER, clock_s=self.clock_s
             )
+
+    def _run(self, work: Callable[[Follower], Any], source: type[Source]) -> str:
+        with self.opened() as replica:
             found: str = asyncio.run(self._with(replica, work, source))
             return found
 

@@ -56,7 +56,7 @@ def books(engine: Engine, now: datetime) -> list[str]:
     install(engine, now, clients=[client("R"), client("S", mint_b=5)], families=[family("f")])
     tasks = submit(engine, now, 6)
     keys = claim(engine, now, limit=4)
-    settle(engine, [settlement(key) for key in keys[:3]], tau_ppm=10_000, now=now)
+    settle(engine, [settlement(key) for key in keys[:3]], now=now)
     intake.cancel(engine, tasks[-1], now)
     pool, judged = Pool(y_mt=1, refilled_at_ms=1), Judgement(f=2.5, s=0.5, judged_at_ms=1)
     snapshots.save(engine, {"A": encode_snapshot(pool, judged)}, now)
@@ -142,7 +142,6 @@ def test_a_role_that_runs_everything_owns_nothing(
             settle(
                 engine,
                 [settlement(key) for key in claim(engine, now)],
-                tau_ppm=10_000,
                 now=now,
             )
             _keeps_its_privileges(engine)

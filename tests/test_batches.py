@@ -93,7 +93,7 @@ def test_counts_tell_where_every_item_is(engine: Engine, now: datetime) -> None:
     intake.submit(engine, "R", items(5), now, tenure)
     makers.submit(engine, now, count=3)
     one, two, _ = makers.claim(engine, now, limit=3)
-    settle(engine, [makers.settlement(one, cost_ub=17)], tau_ppm=10_000, now=now)
+    settle(engine, [makers.settlement(one, cost_ub=17)], now=now)
     abort(engine, [makers.failure(two)], now)
     found = batches.counts(engine, number)
     assert (found.committed, found.quarantined, found.in_flight, found.waiting) == (1, 1, 1, 2)
@@ -105,7 +105,7 @@ def test_what_an_earlier_batch_left_comes_into_the_next(engine: Engine, now: dat
     tenure = Tenure(lane="default", token=lane.token, batch=first)
     intake.submit(engine, "R", items(3), now, tenure)
     (key,) = makers.claim(engine, now, limit=1)
-    settle(engine, [makers.settlement(key)], tau_ppm=10_000, now=now)
+    settle(engine, [makers.settlement(key)], now=now)
     lanes.release(engine, "default", lane.token, now)
     assert makers.claim(engine, now) == [], "nobody else's turn runs them"
 

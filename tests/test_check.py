@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
+from ledger import check_leaves, check_log, epochs
+from ledger.attempts import abort
 from ledger.check import violations
 from ledger.settle import settle
-from tests.makers import claim, client, install, plant, settlement, submit
+from tests.makers import claim, client, failure, install, plant, settlement, submit
 
 # What is broken, and the invariant and words under which it must be reported.
 VIOLATIONS = {
@@ -119,7 +121,7 @@ GUARDS = {
 def _one_settled(engine: Engine, now: datetime) -> None:
     install(engine, now)
     submit(engine, now)
-    settle(engine, [settlement(key) for key in claim(engine, now)], tau_ppm=10_000, now=now)
+    settle(engine, [settlement(key) for key in claim(engine, now)], now=now)
 
 
 def test_a_sound_ledger_has_no_violations(engine: Engine) -> None:
@@ -162,3 +164,90 @@ def test_a_settlement_between_others_is_named(
         ("C2", "paid"),
         ("C7", "transaction 1 has other postings"),  # the log remembers
     }
+
+
+def test_a_ledger_at_work_is_checked_as_of_one_instant(
+    engine: Engine, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything moves between two statements of the check."""
+
+    class Meanwhile(check_leaves.Leaves):
+        def __init__(self, connection: Connection) -> None:
+            install(engine, now, clients=[client("S")])
+            submit(engine, now, 300)
+            done = [settlement(key) for key in claim(engine, now)]
+            settle(engine, done[1:], now=now)
+            abort(engine, [failure(done[0].key)], now)
+            epochs.close(engine, 1, now)
+            super().__init__(connection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(check_log, "Leaves", Meanwhile)
+        assert violations(engine) == []
+    assert violations(engine) == []
+
+
+WITHOUT_A_LOG = (
+    "DELETE FROM log_append WHERE size > 0",
+    "UPDATE ledger_transaction SET leaf = NULL",
+    "UPDATE epoch SET opened_at = 'epoch', transaction = 0, minted_ub = 0, burned_ub = 0",
+    "DELETE FROM param",
+)
+
+
+def failed(engine: Engine, now: datetime) -> None:
+    submit(engine, now)
+    abort(engine, [failure(key, f_after=1.5) for key in claim(engine, now)], now)
+
+
+def test_a_ledger_that_is_older_than_its_log_is_sound(
+    engine: Engine, database_url: str, now: datetime
+) -> None:
+    failed(engine, now)
+    plant(database_url, *WITHOUT_A_LOG)
+    assert violations(engine) == []
+    later = now + timedelta(hours=1)
+    install(engine, later, clients=[client(), client("S")])
+    assert violations(engine) == []
+    epochs.close(engine, 1, later)
+    failed(engine, later)
+    assert violations(engine) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (
+            "UPDATE account SET opened_at = opened_at + interval '1 ms' WHERE id = 'agent:A'",
+            "its time of opening is",
+        ),
+        ("UPDATE epoch SET minted_ub = minted_ub + 1 WHERE id = 1", "its minted_ub is"),
+        ("UPDATE epoch SET burned_ub = burned_ub + 1 WHERE id = 1", "its burned_ub is"),
+        ("UPDATE epoch SET transaction = 1 WHERE id = 1", "its transaction is 1, in the log 2"),
+        ("UPDATE epoch SET opened_at = now() WHERE id = 1", "its opened_at is"),
+        (
+            "UPDATE attempt SET ended_at = ended_at + interval '2 h' WHERE state = 'ABORTED'",
+            "1 failed since the log began, but 0 have a leaf",
+        ),
+    ],
+)
+def test_what_a_log_took_over_is_checked_from_there(
+    engine: Engine, database_url: str, now: datetime, statement: str, words: str
+) -> None:
+    failed(engine, now)
+    plant(database_url, *WITHOUT_A_LOG)
+    install(engine, now + timedelta(hours=1), clients=[client(), client("S", mint_b=0)])
+    plant(database_url, statement)
+    assert words in "; ".join(item.violation for item in violations(engine))
+
+
+def test_a_page_that_is_no_bundle_is_named(engine: Engine, database_url: str) -> None:
+    plant(database_url, "UPDATE log_append SET entries = '\\xffff00' WHERE first = 0")
+    (found,) = violations(engine)
+    assert "no bundle of leaves" in found.violation
+
+
+def test_the_empty_log_at_the_beginning_is_checked(engine: Engine, database_url: str) -> None:
+    plant(database_url, "UPDATE log_append SET at = now() WHERE size = 0")
+    (found,) = violations(engine)
+    assert (found.subject, found.invariant) == ("log page 0", "C7")

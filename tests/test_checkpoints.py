@@ -37,7 +37,6 @@ from tests.makers import as_owner, claim, install, plant, settlement, submit
 from workers import logkey
 from workers.settings import Settings
 
-TAU_PPM = 10_000
 NAME = "log.example/1"
 
 
@@ -52,7 +51,7 @@ def sign(engine: Engine, now: datetime, number: int = 1) -> int | None:
 def settled(engine: Engine, now: datetime, count: int = 1) -> list[int]:
     """The leaves of so many settlements."""
     tasks = submit(engine, now, count)
-    settle(engine, [settlement(key) for key in claim(engine, now)], tau_ppm=TAU_PPM, now=now)
+    settle(engine, [settlement(key) for key in claim(engine, now)], now=now)
     return [leaves.leaf_of(engine, task) for task in tasks]
 
 

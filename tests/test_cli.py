@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from ledger import attempts, intake
+from ledger import attempts, intake, leaves
 from ledger.attempts import Waiting
 from ledger.model import AttemptKey, Wait
 from ledger.registry import apply
@@ -125,7 +125,6 @@ def pay(engine: Engine, key: AttemptKey, **values: Any) -> None:
     settle(
         engine,
         [makers.settlement(key, agent="B", **values)],
-        tau_ppm=10_000,
         now=datetime.now(UTC),
     )
 
@@ -683,6 +682,11 @@ def test_the_story_of_a_task(cli: Cli, engine: Engine, now: datetime) -> None:
     assert "0.000001 B for 100 tokens" in found["attempts"][0]["price"]
     assert "risk f 0, quality s 1" in found["attempts"][0]["price"]
     shown = cli("task", "show", task)
+    leaf = leaves.leaf_of(engine, task)
+    assert found["leaf"] == leaf
+    assert re.search(rf"^leaf +{leaf}$", shown.out, re.MULTILINE)
+    assert (found["parts"], found["budgets"]) == ([], [])
+    assert "parts" not in shown.out
     assert "bad [2J text" in shown.out
     assert "\x1b" not in shown.out
     assert "10.000000" in shown.out
@@ -729,6 +733,12 @@ def test_balances_and_movements(cli: Cli, engine: Engine, now: datetime) -> None
         ("settle", key.task, "-10000000"),
         ("mint", None, "2000000000"),
     ]
+    leaf = leaves.leaf_of(engine, key.task)
+    assert book["postings"][0]["leaf"] == leaf
+    assert book["postings"][1]["leaf"] < leaf
+    assert re.search(
+        rf"settle .* -10\.000000 +{leaf} *$", cli("ledger", "account", "client:R").out, re.M
+    )
     assert "1990.000000" in cli("ledger", "balances").out
     assert "-10.000000" in cli("ledger", "account", "client:R").out
     assert "not known" in cli.refused("ledger", "account", "R")

@@ -18,6 +18,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from ledger.model import Outcome
+from ledger.proof.entries import _SHAPES as SHAPES
 from tasks.messages import CHUNK_MAX
 from tests.servers import scratch
 from workers.celery import QUEUES
@@ -36,6 +37,7 @@ RUNNABLE = [
     ROOT / "docs" / "tutorial" / "first-task.md",  # first: its figures are those of a fresh ledger
     ROOT / "README.md",
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
+    REFERENCE / "log.md",  # last: it closes an epoch
 ]
 PORT = "9301"  # where the documented agent listens; any free port will do
 UP = "clearlane up --detach --fleet sample"
@@ -273,6 +275,23 @@ def test_every_table_script_and_queue_is_described() -> None:
     page = (REFERENCE / "celery.md").read_text()
     assert set(re.findall(r"^\| `[a-z.]+` \| `(\w+)` \|", page, re.MULTILINE)) == set(QUEUES)
     assert f"list of up to {CHUNK_MAX} pairs" in page
+
+
+def test_every_leaf_and_field_is_described() -> None:
+    head, types = (REFERENCE / "log.md").read_text().split("\n## Types\n")
+    leaves_of, fields_of = types.split("\n| field |", 1)
+    described = {}
+    for line in leaves_of.splitlines():
+        if line.startswith("| `"):
+            name, further, _ = line.strip("| ").split(" | ", 2)
+            described[name.strip("`")] = set(CODE.findall(further))
+    existing: dict[str, set[str]] = {}
+    common = first_cells(head) - {"field"}
+    for (kind, _), shape in SHAPES.items():
+        existing.setdefault(kind, set()).update(dict(shape).keys() - common)
+    assert described == existing
+    stated = first_cells(fields_of) | {"postings", "balance", "output_sha256", "balances_sha256"}
+    assert set().union(*existing.values()) <= stated
 
 
 def test_every_link_leads_somewhere() -> None:

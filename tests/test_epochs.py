@@ -38,7 +38,6 @@ from tests.makers import (
     submit,
 )  # fmt: skip
 
-TAU_PPM = 10_000
 OLD = timedelta(days=30)
 
 
@@ -63,7 +62,7 @@ def pay(engine: Engine, now: datetime, count: int = 1, *, by: str = "R", **value
     submit(engine, now, count, by=by)
     done = [settlement(key, payer=f"client:{by}", **values) for key in claim(engine, now)]
     assert len(done) == count
-    settle(engine, done, tau_ppm=TAU_PPM, now=now)
+    settle(engine, done, now=now)
 
 
 def sound(engine: Engine) -> None:
@@ -222,7 +221,7 @@ def test_a_settlement_that_races_the_close_is_in_one_epoch(
     def work(mine: Sequence[Any]) -> None:
         for start in range(0, len(mine), size):
             barrier.wait()
-            settle(engine, mine[start : start + size], tau_ppm=TAU_PPM, now=now)
+            settle(engine, mine[start : start + size], now=now)
 
     def end() -> None:
         for number in range(1, rounds + 1):
@@ -443,6 +442,44 @@ def test_a_late_attempt_belongs_to_the_epoch_that_is_open(engine: Engine, now: d
     (key,) = claim(engine, now)
     assert isinstance(key, AttemptKey)
     epochs.close(engine, 1, after(now, 1))
-    settle(engine, [settlement(key)], tau_ppm=TAU_PPM, now=now)
+    settle(engine, [settlement(key)], now=now)
     (leaf,) = found(engine, "settle")
     assert leaf["epoch"] == 2
+
+
+def test_a_preview_says_what_a_close_would_do_and_does_nothing(
+    engine: Engine, now: datetime
+) -> None:
+    rich, richer, even = client("rich", 900), client("richer", 1000), client("even", 250)
+    install(engine, now, clients=[rich, richer, even])
+    before = leaves.size(engine)
+    for limit, names in ((9, ["client:richer", "client:rich"]), (1, ["client:richer"])):
+        seen = epochs.preview(engine, after(now, 1), limit=limit)
+        assert (seen.epoch, seen.moved) == (1, 2)
+        assert [move.account for move in seen.moves] == names
+    assert seen.moves[0] == epochs.Move(
+        account="client:richer", kind="clear", amount_ub=-10 * UB, balance_ub=990 * UB
+    )
+    assert leaves.size(engine) == before
+    assert balance_ub(engine, "client:rich") == 900 * UB
+    closed = epochs.close(engine, 1, after(now, 1))
+    assert closed is not None
+    assert closed.totals == seen.totals
+    sound(engine)
+
+
+def test_a_preview_of_nothing_is_empty(engine: Engine, now: datetime) -> None:
+    install(engine, now, clients=[client("even", 250)])
+    seen = epochs.preview(engine, now, limit=9)
+    assert (seen.moved, list(seen.moves), seen.totals.demurrage_ub) == (0, [], 0)
+
+
+def test_with_rates_of_0_nothing_is_taken(engine: Engine, now: datetime) -> None:
+    rates = {"clearing": {"rho_plus_ppm": 0, "rho_minus_ppm": 0}}
+    install(engine, now, clients=[client("rich", 1_000_000)], params=rates)
+    closed = epochs.close(engine, 1, now)
+    assert closed is not None
+    assert balance_ub(engine, "client:rich") == 1_000_000 * UB
+    assert found(engine, "clear") == []
+    assert len(found(engine, "epoch_close")) == 1
+    sound(engine)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner, Result
@@ -13,8 +13,10 @@ from sqlalchemy import Engine
 from ledger import epochs, leaves
 from ledger.tokens import Role
 from tests.gateways import Gateway, refused, serving, token_of
-from tests.makers import UB, install
+from tests.makers import UB, as_owner, install
 from workers.cli import main
+
+WIDTH = 120  # characters: a terminal's
 
 Program = Callable[..., Result]
 
@@ -52,15 +54,67 @@ def test_an_epoch_is_closed_by_hand_and_shown(
     assert "there is no epoch 9" in missing.stderr
 
 
-def test_an_account_is_shown_as_it_was(program: Program, engine: Engine, now: datetime) -> None:
+def test_a_dry_run_shows_what_would_move_and_moves_nothing(
+    program: Program, engine: Engine, now: datetime
+) -> None:
     install(engine, now)
-    before = leaves.size(engine)[0] - 1
+    found = json.loads(program("epochs", "close", "--dry-run", "--json").stdout)
+    assert (found["epoch"], found["totals"]["demurrage_ub"]) == (1, "30000000")
+    assert found["moves"] == [
+        {
+            "account": "client:R",
+            "kind": "clear",
+            "amount_ub": "-30000000",
+            "balance_ub": str(1970 * UB),
+        }
+    ]
+    said = program("epochs", "close", "--dry-run")
+    assert "-30.000000" in said.stdout
+    assert said.stderr == "clearlane: nothing was done: epoch 1 is open\n"
+    assert epochs.opened(engine) == 1
+    shown = json.loads(program("ledger", "account", "client:R", "--json").stdout)
+    assert shown["balance_ub"] == str(2000 * UB)
+
+
+def test_finality_is_told(
+    program: Program, engine: Engine, database_url: str, now: datetime
+) -> None:
+    before = program("epochs", "show", "1")
+    assert "open, the log has not begun" in before.stdout
+    assert "1970" not in before.stdout
+    assert json.loads(program("epochs", "show", "1", "--json").stdout)["opened_at"] is None
+    install(engine, now)
     epochs.close(engine, 1, now + timedelta(minutes=1))
+    epochs.close(engine, 2, now + timedelta(minutes=2))
+    as_owner(database_url, "UPDATE epoch SET final_at = '2031-02-03T04:05:06Z' WHERE id = 1")
+    states = [line.split() for line in program("epochs", "list").stdout.splitlines()[1:]]
+    assert [line[0] for line in states] == ["3", "2", "1"]
+    assert "open" in states[0]
+    assert " ".join(states[1][3:5]) == "not final"
+    assert " ".join(states[2][3:5]) == "2031-02-03 04:05:06.000Z"
+    shown = {number: program("epochs", "show", number).stdout for number in "123"}
+    for number, words in (("1", "2031-02-03 04:05:06"), ("2", "not final"), ("3", "open")):
+        (line,) = [line for line in shown[number].splitlines() if line.startswith("final ")]
+        assert words in line
+
+
+def test_the_list_is_narrow(program: Program, engine: Engine, now: datetime) -> None:
+    install(engine, now)
+    epochs.close(engine, 1, now + timedelta(minutes=1))
+    lines = program("epochs", "list").stdout.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= WIDTH
+
+
+def test_an_account_is_shown_as_it_was(program: Program, engine: Engine, now: datetime) -> None:
+    began = now - timedelta(minutes=2)
+    install(engine, began)
+    before = leaves.size(engine)[0] - 1
+    epochs.close(engine, 1, began + timedelta(minutes=1))
     for point, balance_ub, epoch in [
         (str(before), 2000 * UB, 1),
         (str(before + 1), 1970 * UB, 1),
-        (now.isoformat(), 2000 * UB, 1),
-        ((now + timedelta(minutes=2)).isoformat(), 1970 * UB, 1),
+        (began.isoformat(), 2000 * UB, 1),
+        (now.isoformat(), 1970 * UB, 1),
     ]:
         said = program("ledger", "account", "client:R", "--at", point, "--json")
         found = json.loads(said.stdout)
@@ -76,6 +130,24 @@ def test_what_is_no_point_is_refused(
     said = program("ledger", "account", "client:R", "--at", point)
     assert said.exit_code == 2
     assert "neither; use a leaf's index, or an instant with its zone" in said.stderr
+
+
+def test_what_the_log_does_not_reach_is_refused(
+    program: Program, engine: Engine, now: datetime
+) -> None:
+    install(engine, now)
+    size = leaves.size(engine)[0]
+    ahead = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    for point, words in {
+        ahead: f"--at: {ahead} lies ahead: it is ",
+        "2001-01-01T00:00Z": "--at: the log begins later than that; name a later time",
+        str(size): f"--at: the log has no leaf {size}; use 0 to {size - 1}",
+    }.items():
+        said = program("ledger", "account", "client:R", "--at", point)
+        assert (said.exit_code, said.stdout) == (2, "")
+        assert words in said.stderr
+    said = program("ledger", "account", "client:nobody", "--at", "0")
+    assert "account: 'client:nobody' is not known" in said.stderr
 
 
 def test_the_gateway_shows_epochs(gateway: Gateway, engine: Engine, now: datetime) -> None:

@@ -33,7 +33,9 @@ FOREIGN = {
     "/v1/tasks/{task}": "task",
     "/v1/tasks/{task}/cancel": "task",
     "/v1/tasks/{task}/receipt": "task",
+    "/v1/tasks/{task}/entry": "task",
 }
+OF_PAID = ("/receipt", "/entry")
 CLOSED = {rule: roles for rule, roles in RULES.items() if roles is not EVERYBODY}
 
 
@@ -52,7 +54,7 @@ class House:
     def ask(self, rule: tuple[str, str], token: str | None, task_id: str | None = None) -> Answer:
         method, route = rule
         names = {
-            "task": task_id or (self.paid if route.endswith("/receipt") else self.task),
+            "task": task_id or (self.paid if route.endswith(OF_PAID) else self.task),
             "path": "0/000.p/1",
             "agent": "A",
             "account": "client:R",
@@ -68,7 +70,7 @@ def settled(database_url: str, paid: str) -> str:
     engine, now = db.connect(sqlalchemy_url(database_url)), datetime.now(UTC)
     signer = Signer(name="log.example/1", kind=LOG, seed=bytes(32))
     done = [settlement(key) for key in claim(engine, now) if key.task == paid]
-    settle(engine, done, tau_ppm=10_000, now=now)
+    settle(engine, done, now=now)
     checkpoints.sign(engine, lambda: signer, now)
     engine.dispose()
     return paid
@@ -172,6 +174,7 @@ def test_what_belongs_to_others_does_not_exist(house: House) -> None:
         ("GET", "/v1/tasks/{}?wait=0.1", mine, nobody, client, "task"),
         ("POST", "/v1/tasks/{}/cancel", mine, nobody, client, "task"),
         ("GET", "/v1/tasks/{}/receipt", mine, nobody, client, "task"),
+        ("GET", "/v1/tasks/{}/entry", mine, nobody, client, "task"),
         ("GET", "/v1/tasks?after={}", mine, nobody, client, "after"),
         ("GET", "/v1/accounts/{}", "client:R", "client:nobody", client, "account"),
         ("GET", "/v1/accounts/{}", "agent:S", "agent:nobody", client, "account"),

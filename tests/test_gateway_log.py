@@ -7,10 +7,11 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ class House:
         made: str = answer.body["task"]
         now = datetime.now(UTC)
         done = [settlement(key) for key in claim(self.engine, now) if key.task == made]
-        settle(self.engine, done, tau_ppm=10_000, now=now)
+        settle(self.engine, done, now=now)
         return made
 
     def sign(self) -> None:
@@ -173,14 +174,48 @@ def test_a_receipt_proves_the_settlement(shared: House) -> None:
     assert upper.status in {200, 422}
 
 
-def test_a_receipt_says_why_there_is_none(shared: House) -> None:
+def entry_of(house: House, task_id: str, token: str) -> tuple[int, str | None, bytes]:
+    """The answer of the gateway to a program that reads its bytes; Answer has read the JSON."""
+    connection = HTTPConnection(house.gateway.host, house.gateway.port, timeout=60)
+    with closing(connection):
+        headers = {"Authorization": f"Bearer {token}"}
+        connection.request("GET", f"/v1/tasks/{task_id}/entry", headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.headers["content-type"], answer.read()
+
+
+def test_an_entry_comes_as_its_receipt_wants_it(shared: House) -> None:
+    paid = shared.settled()
+    client = token_of(shared.database_url, Role.CLIENT, "R")
+    index = leaves.leaf_of(shared.engine, paid)
+    expected = (200, "application/json", leaves.entry(shared.engine, index))
+    assert entry_of(shared, paid, client) == expected  # before any checkpoint holds it
+    shared.sign()
+    text = shared.gateway.ask("GET", f"/v1/tasks/{paid}/receipt", token=client).body
+    found = receipts.verify(text, entry_of(shared, paid, client)[2], SIGNER.key, None)
+    assert found.index == index
+    assert shared.gateway.ask("GET", f"/v1/tasks/{paid}", token=client).body["leaf"] == index
+    (line,) = (
+        row for row in shared.gateway.ask("GET", "/v1/accounts/client:R").body["postings"]
+        if row["task"] == paid
+    )  # fmt: skip
+    assert line["leaf"] == index
+
+
+@pytest.mark.parametrize("what", ["receipt", "entry"])
+def test_what_was_not_settled_is_not_in_the_log(shared: House, what: str) -> None:
     ask = shared.gateway.ask
     made = shared.gateway.submit(task()).body["task"]
-    assert "it is INIT" in refused(ask("GET", f"/v1/tasks/{made}/receipt"), 409, "task")
+    assert ask("GET", f"/v1/tasks/{made}").body["leaf"] is None
+    assert "it is INIT" in refused(ask("GET", f"/v1/tasks/{made}/{what}"), 409, "task")
     shared.gateway.ask("POST", f"/v1/tasks/{made}/cancel")
-    assert "never" in refused(ask("GET", f"/v1/tasks/{made}/receipt"), 409, "task")
-    refused(ask("GET", f"/v1/tasks/{uuid.uuid4()}/receipt"), 404, "task")
-    refused(ask("GET", "/v1/tasks/x/receipt"), 422, "task")
+    assert "never" in refused(ask("GET", f"/v1/tasks/{made}/{what}"), 409, "task")
+    refused(ask("GET", f"/v1/tasks/{uuid.uuid4()}/{what}"), 404, "task")
+    refused(ask("GET", f"/v1/tasks/x/{what}"), 422, "task")
+
+
+def test_a_receipt_says_when_there_will_be_one(shared: House) -> None:
+    ask = shared.gateway.ask
     paid = shared.settled()
     early = ask("GET", f"/v1/tasks/{paid}/receipt")
     assert "ask again in 2 s" in refused(early, 409, "task")
@@ -189,14 +224,13 @@ def test_a_receipt_says_why_there_is_none(shared: House) -> None:
     assert ask("GET", f"/v1/tasks/{paid}/receipt").status == 200
 
 
-def test_a_receipt_is_its_clients_business(shared: House) -> None:
+@pytest.mark.parametrize("what", ["receipt", "entry"])
+def test_what_proves_a_payment_is_its_clients_business(shared: House, what: str) -> None:
     paid = shared.settled()
     shared.sign()
-    url = shared.database_url
+    url, path = shared.database_url, f"/v1/tasks/{paid}/{what}"
     statuses = {
-        role: shared.gateway.ask(
-            "GET", f"/v1/tasks/{paid}/receipt", token=token_of(url, role, tenant)
-        ).status
+        role: shared.gateway.ask("GET", path, token=token_of(url, role, tenant)).status
         for role, tenant in {
             Role.CLIENT: "R", Role.AGENT: "A", Role.VIEWER: None, Role.OPERATOR: None,
             Role.APPROVER: None,
@@ -207,7 +241,7 @@ def test_a_receipt_is_its_clients_business(shared: House) -> None:
         Role.APPROVER: 200,
     }  # fmt: skip
     foreign = token_of(url, Role.CLIENT, "S")
-    refused(shared.gateway.ask("GET", f"/v1/tasks/{paid}/receipt", token=foreign), 404, "task")
+    refused(shared.gateway.ask("GET", path, token=foreign), 404, "task")
 
 
 def test_a_receipt_from_the_gateway_verifies_anywhere(shared: House, tmp_path: Path) -> None:
@@ -216,7 +250,7 @@ def test_a_receipt_from_the_gateway_verifies_anywhere(shared: House, tmp_path: P
     shared.sign()
     (tmp_path / "r").write_text(shared.gateway.ask("GET", f"/v1/tasks/{paid}/receipt").body)
     index = leaves.leaf_of(shared.engine, paid)
-    (tmp_path / "e").write_bytes(leaves.entry(shared.engine, index))
+    (tmp_path / "e").write_bytes(entry_of(shared, paid, shared.gateway.token)[2])
     done = subprocess.run(
         [sys.executable, "-m", "workers.cli", "verify", "r", "--entry", "e", "--key",
          SIGNER.key.encode()],

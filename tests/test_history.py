@@ -40,7 +40,7 @@ def some_history(engine: Engine, now: datetime) -> list[tuple[datetime, int]]:
             )
             for key in claim(engine, now)
         ]
-        settle(engine, done, tau_ppm=10_000, now=at)
+        settle(engine, done, now=at)
         if minute % 5 == 0:
             minted(engine, "client:R", minute * UB, at)
         if minute % 8 == 0:

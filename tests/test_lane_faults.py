@@ -178,9 +178,7 @@ class Race:
         for key in keys:
             self._enter(who)
             self._leave(who)
-            paid = settle(
-                self.engine, [makers.settlement(key, cost_ub=1)], tau_ppm=0, now=datetime.now(UTC)
-            )
+            paid = settle(self.engine, [makers.settlement(key, cost_ub=1)], now=datetime.now(UTC))
             assert paid[key] is Settled.PAID
             self.seen[who] += 1
 
@@ -259,7 +257,7 @@ def called(context: Context, key: AttemptKey) -> bool:
 
 
 def paid(context: Context, key: AttemptKey) -> Settled:
-    return settle(context.engine, [makers.settlement(key)], tau_ppm=0, now=context.now())[key]
+    return settle(context.engine, [makers.settlement(key)], now=context.now())[key]
 
 
 def test_an_old_token_reserves_nothing(moved: Context, sent: list[AttemptKey]) -> None:

@@ -35,7 +35,7 @@ def installed(engine: Engine, now: datetime) -> None:
 
 
 def paid(engine: Engine, key: AttemptKey, now: datetime) -> Settled:
-    return settle(engine, [makers.settlement(key)], tau_ppm=10_000, now=now)[key]
+    return settle(engine, [makers.settlement(key)], now=now)[key]
 
 
 def test_a_lane_without_work_in_flight_is_taken_at_once(engine: Engine, now: datetime) -> None:

@@ -165,7 +165,7 @@ def test_the_command_waits_for_what_is_in_flight(
         assert process.stderr is not None
         assert "waiting for 1 tasks in flight in lane default" in process.stderr.readline()
         assert process.poll() is None
-        settle(engine, [makers.settlement(key)], tau_ppm=10_000, now=now)
+        settle(engine, [makers.settlement(key)], now=now)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
     assert "default is held until" in out
@@ -273,7 +273,7 @@ def test_draining_tells_how_far_it_is(context: Context, now: datetime) -> None:
     seen: list[int] = []
 
     def one_more(_: float) -> None:
-        settle(engine, [makers.settlement(keys.pop())], tau_ppm=10_000, now=now)
+        settle(engine, [makers.settlement(keys.pop())], now=now)
 
     found = drained(context, taken, tell=lambda lane: seen.append(lane.in_flight), pause=one_more)
     assert seen == [2, 1]

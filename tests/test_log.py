@@ -29,8 +29,6 @@ from ledger.proof.tiles import WIDTH, Bundle, Tile, decode_bundle, tiles_of
 from ledger.settle import settle
 from tests.makers import as_owner, claim, failure, install, settlement, submit
 
-TAU_PPM = 10_000
-
 
 def note(number: int) -> bytes:
     return entries.encode({"n": number})
@@ -134,8 +132,8 @@ def test_a_settlement_has_one_leaf_and_its_task_leads_there(engine: Engine, now:
     install(engine, now)
     submit(engine, now, 3)
     done = [settlement(key, output={"é": 1}) for key in claim(engine, now)]
-    settle(engine, done, tau_ppm=TAU_PPM, now=now)
-    settle(engine, done, tau_ppm=TAU_PPM, now=now)
+    settle(engine, done, now=now)
+    settle(engine, done, now=now)
     for item in done:
         leaf = entries.decode(leaves.entry(engine, leaves.leaf_of(engine, item.key.task)))
         assert (leaf["type"], leaf["task"]) == ("settle", item.key.task)

@@ -5,25 +5,31 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Engine
 
-from ledger import checkpoints, leaves
+from ledger import checkpoints, intake, leaves
 from ledger.proof import entries, receipts
 from ledger.proof.checkpoint import Checkpoint
 from ledger.proof.notes import COSIGNER, LOG, Note, Signer, VerifierKey
 from ledger.settle import settle
-from tests.makers import claim, install, settlement, submit
+from tests.makers import claim, install, minted, settlement, submit
 from tests.stack import await_true, clearlane, started
-from workers.cli import log
+from workers.cli import log, main
 
 SIGNER = Signer(name="log.example/1", kind=LOG, seed=bytes([1] * 32))
 WITNESS = Signer(name="w.example", kind=COSIGNER, seed=bytes([2] * 32))
@@ -67,7 +73,7 @@ def house(engine: Engine, database_url: str, redis_url: str, tmp_path: Path) -> 
     now = datetime.now(UTC)
     install(engine, now)
     tasks = submit(engine, now, 3)
-    settle(engine, [settlement(key) for key in claim(engine, now)], tau_ppm=10_000, now=now)
+    settle(engine, [settlement(key) for key in claim(engine, now)], now=now)
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -106,9 +112,15 @@ def test_an_export_is_every_entry_on_a_line(house: House) -> None:
     assert [entries.decode(line[:-1])["v"] for line in lines] == [1] * size
     assert house.said("log", "export", "--from", "2", "--to", "4") == b"".join(lines[2:4])
     assert house.said("log", "export", "--from", str(size)) == b""
-    for wrong in (("--to", str(size + 1)), ("--from", "3", "--to", "2")):
+    for wrong in (
+        ("--to", str(size + 1)),
+        ("--to", "2", "--from", "3"),
+        ("--from", str(size + 1)),
+        ("--from", str(size + 1), "--to", str(size + 2)),
+    ):
         said = house.refused("log", "export", *wrong, code=2)
-        assert f"is no part of a log of {size} leaves" in said
+        assert said.startswith(f"{wrong[0]}: ")
+        assert f"is no part of a log of {size} leaves; use 0 to {size}" in said
 
 
 def test_a_long_export_tells_how_far_it_is(
@@ -133,23 +145,88 @@ def test_what_is_not_there_is_told_apart(house: House) -> None:
     assert "yet; the log signs one every 2 s; ask again" in said
     sign(house)
     size, _ = leaves.size(house.engine)
-    assert "has no leaf" in house.refused("log", "entry", str(size), code=2)
-    assert "has no leaf" in house.refused("log", "receipt", str(size), code=2)
-    assert "neither the number" in house.refused("log", "entry", "x", code=2)
-    assert "neither the number" in house.refused("log", "receipt", "9" * 30, code=2)
     (unpaid,) = submit(house.engine, datetime.now(UTC), 1, idempotency_key="new")
-    assert "not settled" in house.refused("log", "receipt", unpaid, code=2)
+    (ended,) = submit(house.engine, datetime.now(UTC), 1, idempotency_key="newer")
+    intake.cancel(house.engine, ended, datetime.now(UTC))
+    unknown = str(uuid.uuid4())
+    for asked, words in {
+        str(size): f"index: the log has no leaf {size}; use 0 to {size - 1}",
+        "x": "neither the number of a leaf nor the id of a task; leaves are counted from 0",
+        "-1": "TASK_OR_INDEX: '-1' is neither the number",
+        "9" * 30: "neither the number",
+        unknown: f"task: {unknown} is not known; see `clearlane task list`",
+        unpaid: f"task: {unpaid} is INIT, not settled; ask when it is COMMITTED",
+        ended: f"task: {ended} is CANCELLED, not settled; it never will be",
+    }.items():
+        for command in ("entry", "receipt"):
+            assert words in house.refused("log", command, asked, code=2), (command, asked)
     assert "CLEARLANE_LOG_POLICY" in house.refused("log", "witnesses", code=2)
+
+
+def test_a_log_without_leaves_has_none_to_name(
+    engine: Engine, database_url: str, redis_url: str
+) -> None:
+    assert leaves.size(engine)[0] == 0
+    program = CliRunner(env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    for command in ("entry", "receipt"):
+        done = program.invoke(main, ["log", command, "0"])
+        assert done.exit_code == 2
+        words = "index: the log has no leaf 0; it is empty: `clearlane apply` begins it\n"
+        assert done.stderr == f"clearlane: {words}"
+
+
+def test_whoever_has_the_old_key_learns_of_the_new_one(house: House) -> None:
+    """From the log alone, however long ago that was and whoever signs it now."""
+    sign(house)
+    now = datetime.now(UTC)
+    keys = [Signer(name=SIGNER.name, kind=LOG, seed=bytes([n] * 32)) for n in (1, 3, 4)]
+    told = []
+    for old, new in pairwise(keys):
+        told.append(checkpoints.rotate(house.engine, old, new, now))
+        minted(house.engine, "client:R", 1, now)
+        checkpoints.sign(house.engine, partial(Signer.parse, new.encode()), now)
+    known = json.loads(house.said("log", "key", "--all", "--json"))
+    assert [(row["key"], row["leaf"]) for row in known] == [
+        (keys[2].key.encode(), told[1]), (keys[1].key.encode(), told[0]),
+        (keys[0].key.encode(), None),
+    ]  # fmt: skip
+    trusted = keys[0].key
+    for leaf, new in zip(told, keys[1:], strict=True):
+        text = house.said("log", "receipt", str(leaf))
+        entry = house.said("log", "entry", str(leaf))
+        receipts.verify(text, entry, new.key, None)
+        receipts.verify(text, entry, trusted, None)
+        trusted = VerifierKey.parse(entries.decode(entry)["new"])
+        assert trusted == new.key
+        after = house.said("log", "receipt", str(leaf + 1))
+        receipts.verify(after, house.said("log", "entry", str(leaf + 1)), keys[-1].key, None)
 
 
 def test_witnesses_are_shown_with_what_went_wrong(house: House) -> None:
     size, now = sign(house), datetime.now(UTC)
     (house.place / "policy").write_text(POLICY)
     house.env["CLEARLANE_LOG_POLICY"] = "policy"
-    (row,) = json.loads(house.said("log", "witnesses", "--json"))
+    found = json.loads(house.said("log", "witnesses", "--json"))
+    (row,) = found["witnesses"]
     assert (row["name"], row["size"], row["behind"], row["fault"]) == ("w", None, size, "")
+    assert (found["final"], found["leaves"]) == (0, size)
+    assert found["lacks"] == [{"name": "w", "why": "the policy has no address to ask"}]
     checkpoints.tell_witness(house.engine, WITNESS.key, size, "it answered 422: leaf 3", now)
-    assert b"it answered 422: leaf 3" in house.said("log", "witnesses")
+    said = house.said("log", "witnesses").decode()
+    assert (
+        f"final: 0 of {size} leaves; the quorum is one witness, lacks w (it answered 422: leaf"
+        in said
+    )
+    del house.env["CLEARLANE_LOG_POLICY"]
+    run = {
+        "log_policy": str(house.place / "policy"),
+        "supervisor": {"pid": os.getpid(), "started": psutil.Process().create_time()},
+    }
+    (house.place / "run.json").write_text(json.dumps(run))
+    assert house.said("log", "witnesses").decode() == said, "that of the stack that runs"
+    (house.place / "run.json").unlink()
+    assert "where `clearlane up` starts" in house.refused("log", "witnesses", code=2)
+    house.env["CLEARLANE_LOG_POLICY"] = "policy"
     (house.place / "policy").write_text("quorum w\n")
     said = house.refused("log", "witnesses", code=2)
     assert "CLEARLANE_LOG_POLICY: policy: policy, line 1: w is not defined above" in said
@@ -217,6 +294,61 @@ def test_a_receipt_verifies_with_nothing_but_its_files(files: Path) -> None:
     (files / "e").write_bytes((files / "e").read_bytes() + b"\n")  # a line of an export
     assert verify(files)[0] == 0
     assert sorted(os.listdir(files)) == ["e", "p", "r"]
+
+
+def test_what_was_proven_is_told(files: Path) -> None:
+    entry = entries.decode((files / "e").read_bytes())
+    code, said = verify(files, "--policy", "p")
+    assert code == 0
+    assert f"it says: settle of task {entry['task']}, attempt 1, {entry['at']}" in said
+    assert "  client:R -10.000000 B\n" in said
+    assert "  agent:A 9.900000 B\n" in said
+    code, text = verify(files, "--policy", "p", "--json")
+    found = json.loads(text)
+    note = Checkpoint.parse(receipts.Receipt.parse((files / "r").read_bytes()).note.text)
+    assert (code, found) == (
+        0,
+        {
+            "verified": True,
+            "index": receipts.Receipt.parse((files / "r").read_bytes()).index,
+            "size": note.size,
+            "origin": "log.example/1",
+            "signers": [
+                {"name": "log.example/1", "key": SIGNER.key.encode(), "at": None},
+                {"name": "w", "key": WITNESS.key.encode(), "at": "2027-01-15T08:00:00Z"},
+            ],
+            "quorum": True,
+            "type": "settle",
+            "at": entry["at"],
+            "epoch": 1,
+            "task": entry["task"],
+            "attempt": 1,
+            "postings": [
+                {"account": account, "amount_ub": amount} for account, amount in entry["postings"]
+            ],
+            "new_key": None,
+        },
+    )
+    alone = json.loads(verify(files, "--json")[1])
+    assert (alone["quorum"], len(alone["signers"])) == (None, 1)
+    (files / "r").write_bytes(flipped((files / "r").read_bytes(), 3, 5))
+    code, text = verify(files, "--json")
+    found = json.loads(text)
+    assert (code, found["verified"], found["part"]) == (1, False, "inclusion proof")
+    assert found["reason"].startswith("leaf ")
+    assert found["remedy"] == "take the receipt and the entry of the same task, as they came"
+
+
+def test_a_new_key_is_told(house: House, files: Path) -> None:
+    new = Signer(name=SIGNER.name, kind=LOG, seed=bytes([3] * 32))
+    leaf = str(checkpoints.rotate(house.engine, SIGNER, new, datetime.now(UTC)))
+    (files / "r").write_bytes(house.said("log", "receipt", leaf))
+    (files / "e").write_bytes(house.said("log", "entry", leaf))
+    for key in (SIGNER.key, new.key):
+        code, said = verify(files, key=key.encode())
+        assert code == 0, said
+        assert f"from here on the log's key is {new.key.encode()}\n" in said
+    assert json.loads(verify(files, "--json")[1])["new_key"] == new.key.encode()
 
 
 def flipped(text: bytes, line: int, place: int) -> bytes:
@@ -290,6 +422,7 @@ def test_whatever_is_changed_is_named(files: Path) -> None:
         code, said = verify(files, "--policy", "p")
         assert (code, words in said) == (1, True), f"{case}: {code} {said}"
         assert len(said.splitlines()) == 1, case
+        assert said.split("; ")[-1].startswith(("get the", "take the", "give the", "ask for")), case
     (files / "r").write_bytes(good)
     entry = (files / "e").read_bytes()
     for other in (
@@ -301,7 +434,10 @@ def test_whatever_is_changed_is_named(files: Path) -> None:
         (files / "e").write_bytes(other)
         code, said = verify(files)
         assert (code, "inclusion proof: leaf" in said) == (1, True), said
-        assert "the entry, its index or a hash of the proof is not the log's" in said
+        assert "the entry, its index or a hash of the proof is not the log's (" in said
+        assert "; take the receipt and the entry" in said
+        root = Checkpoint.parse(receipts.Receipt.parse(good).note.text).root
+        assert f", not {base64.b64encode(root).decode()}: " in said
 
 
 def test_a_key_or_policy_that_cannot_be_used_is_wrong_usage(files: Path) -> None:
@@ -354,6 +490,13 @@ def test_a_stack_signs_its_log_and_takes_a_new_key() -> None:
         new = done.stdout
         assert clearlane("log", "key", *data).stdout == new != old
         assert clearlane("log", "key", "--all", *data).stdout == new + old
+        told = re.search(r"`clearlane log receipt (\d+)` and `log entry (\d+)`", done.stderr)
+        assert told is not None, done.stderr
+        text, entry = (
+            clearlane("log", name, told[1], *data).stdout for name in ("receipt", "entry")
+        )
+        receipts.verify(text, entry.encode(), VerifierKey.parse(old[:-1]), None)
+        assert entries.decode(entry.encode())["new"] == new[:-1]
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
         (later,) = stack.submit("outline", 1)
         stack.ended([later])

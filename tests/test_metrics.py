@@ -25,16 +25,19 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 from sqlalchemy import Engine
 
 import tasks.messages
-from ledger import gauges, intake
+from ledger import checkpoints, epochs, gauges, intake
 from ledger.db import sql
 from ledger.errors import Unavailable
 from ledger.model import TaskState, Wait
+from ledger.proof.notes import LOG, Signer
+from ledger.proof.policy import Policy
 from scheduler.connection import connect
 from scheduler.queues import depths
 from scheduler.reservations import Reservations
 from scheduler.step_times import StepTimes
 from tasks import reserve, sweep
 from tasks.context import Context, bind
+from tasks.notary import Notary
 from tests.makers import UB, agent, claim, client, install, submit
 from tests.oneworker import environment, one_worker
 from tests.stack import await_true
@@ -157,7 +160,7 @@ def test_what_was_done_is_counted(
     assert all(found["source_up", (name,)] for name in SOURCES)
 
 
-SOURCES = ("ledger", "tasks", "fleet", "queues", "steps")
+SOURCES = ("ledger", "log", "tasks", "fleet", "queues", "steps")
 
 
 def test_what_is_under_way_is_counted(
@@ -190,7 +193,7 @@ def test_a_server_that_is_away_is_told_and_hides_nothing_else(
     with served(away, NOWHERE, monkeypatch) as browser:
         found = scraped(browser)
     up = {name: found["source_up", (name,)] for name in SOURCES}
-    assert up == {"ledger": 1, "tasks": 1, "fleet": 0, "queues": 0, "steps": 0}
+    assert up == {"ledger": 1, "log": 1, "tasks": 1, "fleet": 0, "queues": 0, "steps": 0}
     assert found["minted_microcredits_total", ()] == 2000 * UB
     assert not any(name.startswith(("agent_", "queue_", "step_")) for name, _ in found)
 
@@ -210,6 +213,12 @@ def test_every_metric_is_described_and_named_as_the_monitor_expects(
     context: Context, redis_url: str, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(context.engine, now)
+    signer = Signer(name="log.test/1", kind=LOG, seed=bytes([1] * 32))
+    policy = Policy.parse("quorum none\n")
+    context.notary = Notary(signer=lambda: signer, policy=lambda: policy)
+    epochs.close(context.engine, 1, now)
+    checkpoints.sign(context.engine, lambda: signer, now)
+    checkpoints.settle_quorum(context.engine, checkpoints.newest(context.engine), policy, now)
     with served(context, redis_url, monkeypatch) as browser:
         families = list(plain(browser().text))
     names = set()
@@ -296,6 +305,7 @@ def test_a_source_that_hangs_ends_a_scrape_in_time(monkeypatch: pytest.MonkeyPat
     [
         ("gauge_waiting", ["task_ready"]),
         ("gauge_line", ["task_ready", "task_in_flight|task_ready"]),
+        ("gauge_log", ["log_append_pkey", "log_checkpoint_pkey", "log_checkpoint_quorum"]),
         ("gauge_books", ["ledger_transaction_pkey", "posting_account"]),
     ],
 )
@@ -321,12 +331,23 @@ def test_what_has_ended_is_not_read_again(
             "INSERT INTO posting SELECT i, unnest('{client:R,agent:A}'::text[]), 1"
             " FROM generate_series(1, 20000) i"
         )
+        connection.execute(
+            "INSERT INTO log_append (size, first, epoch, at, entries, hashes, edge, root)"
+            " SELECT i, i - 1, 1, now(), '', decode(repeat('00', 32), 'hex'), '', sha256('')"
+            " FROM generate_series(100000, 120000) i"
+        )
+        connection.execute(
+            "INSERT INTO log_checkpoint SELECT i, '', now(), CASE WHEN i % 2 = 0 THEN now() END"
+            " FROM generate_series(100000, 120000) i"
+        )
         connection.execute("ANALYZE")
         text = sql(statement)
         values = {"now": now} if "%(now)s" in text else None
         rows = connection.execute(f"EXPLAIN {text}", values).fetchall()
     plan = "\n".join(row[0] for row in rows)
-    assert not re.search(r"Seq Scan on (task|ledger_transaction|posting)\b", plan), plan
+    assert not re.search(
+        r"Seq Scan on (task|ledger_transaction|posting|log_append|log_checkpoint)\b", plan
+    ), plan
     for index in indexes:
         assert re.search(rf"using ({index})\b|on ({index})\b", plan), plan
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from ledger.clearing import Clearing
-from ledger.errors import Conflict
+from ledger.errors import BadInput, ClearlaneError, Conflict
 from ledger.proof import entries
 from ledger.proof.checkpoint import Checkpoint
 from ledger.proof.merkle import leaf_hash, verify_inclusion
@@ -22,6 +24,10 @@ from workers.replica import replica as replicas
 from workers.replica import store
 from workers.replica.evidence import Evidence
 from workers.replica.faults import Refused
+from workers.replica.follow import Follower
+from workers.replica.memory import Memory
+from workers.replica.source import Source
+from workers.replica.standing import stands
 
 
 def long_history(tasks: int) -> Ledger:
@@ -310,8 +316,12 @@ def test_a_rewritten_log_is_told_by_its_first_leaf(
 
 def plain(scene: Scene, signed: int) -> None:
     """Have it sign leaves that mean nothing: the tree is what is looked at."""
+
+    def apply(memory: Memory, leaf: int, _: bytes) -> None:
+        memory.state.size = leaf + 1
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("workers.replica.memory.Memory.apply", lambda *_: None)
+        patch.setattr(Memory, "apply", apply)
         scene.signed(0, signed)
 
 
@@ -348,15 +358,41 @@ def test_a_fork_whose_tiles_nobody_serves_convicts_all_the_same(scene: Scene) ->
 
 
 def test_a_shortened_log_is_refused(scene: Scene) -> None:
+    """Not for one old checkpoint, which somebody on the way may have kept: when it stays so."""
     scene.signed(0, 22)
-    scene.log.size = 20
-    assert scene.replica.poll().startswith(
-        "leaf 20 is gone: the log has 20 leaves, after it had 22"
-    )
+    old, new = 20, None
+    gone = "leaf 20 is gone: the log has 20 leaves, after it had 22"
+    waits = f"{gone}; that convicts it when it stays so for 60 s"
+    said = asyncio.run(polled(scene, [(0, old), (59, old), (60, new), (61, old), (120, old)]))
+    assert said == [waits, waits, "", waits, waits]
+    assert scene.replica.evidence.cases() == []
+    scene.log.size = new
+    scene.signed(22)
+    scene.log.size = old
+    size = len(scene.log.leaves)
+    (waiting, said_then) = asyncio.run(polled(scene, [(0, old), (60, old)]))
+    assert waiting.startswith(f"leaf 20 is gone: the log has 20 leaves, after it had {size};")
+    assert said_then == f"leaf 20 is gone: the log has 20 leaves, after it had {size}"
     case = scene.replica.case()
     assert case["kind"] == b"0001-shortened"
     both_are_signed(case)
     assert scene.refused(22).status == 422
+
+
+async def polled(scene: Scene, looks: list[tuple[float, int | None]]) -> list[str]:
+    """What troubles one run of a replica, at these times, by these sizes that the log shows."""
+    now_s, said = [0.0], []
+    with scene.replica.opened() as replica:
+        async with Source(scene.replica.url, None) as source:
+            follower = Follower(replica, source, clock_s=lambda: now_s[0])
+            for now_s[0], scene.log.size in looks:
+                try:
+                    await follower.look()
+                    said.append("")
+                except ClearlaneError as error:
+                    said.append(str(error))
+            follower.close()
+    return said
 
 
 def test_evidence_stands_until_a_person_takes_it_away(scene: Scene) -> None:
@@ -426,3 +462,248 @@ def test_progress_is_saved_on_the_way(tmp_path: Path, monkeypatch: pytest.Monkey
         log.asked.clear()
         scene.signed(0)
         assert "tile/entries/003" not in log.asked
+
+
+def test_another_key_on_a_state_is_refused(scene: Scene) -> None:
+    """Also on a state of a version that did not keep whose it is: its signature says that."""
+    other = Signer(name="replica2.test", kind=SIGNER.kind, seed=bytes([3] * 32))
+    with store.opened(scene.replica.directory, LOG_SIGNER.name) as opened:
+        opened.own(SIGNER.key)
+        opened.own(SIGNER.key)
+        with pytest.raises(
+            Conflict, match=r"of the replica replica1\.test.*, not of replica2"
+        ) as e:
+            opened.own(other.key)
+        assert "name a directory of its own" in str(e.value)
+    assert scene.replica.head().vkey == SIGNER.key.encode()
+    scene.signed(0)
+    with sqlite3.connect(scene.replica.directory / store.FILE) as connection:
+        connection.execute("DROP TABLE replica")
+    assert scene.replica.head().vkey is None
+    with store.opened(scene.replica.directory, LOG_SIGNER.name) as opened:
+        with pytest.raises(Conflict, match="not of replica2"):
+            opened.own(other.key)
+        opened.own(SIGNER.key)
+    assert scene.replica.head().vkey == SIGNER.key.encode()
+
+
+def test_a_damaged_state_is_given_up_and_never_restored(scene: Scene) -> None:
+    scene.signed(0)
+    file = scene.replica.directory / store.FILE
+    for damage in (b"no database" * 1000, file.read_bytes()[:4096] + b"\xff" * 40_000):
+        file.write_bytes(damage)
+        for look in (lambda: stands(scene.replica.directory, None), scene.replica.poll):
+            with pytest.raises(BadInput, match=r"is damaged.*make a new key and an empty"):
+                look()
+
+
+def test_a_replica_that_missed_the_change_of_key_says_what_to_do(tmp_path: Path) -> None:
+    ledger = long_history(3)
+    fresh = Signer(name=LOG_SIGNER.name, kind=LOG_SIGNER.kind, seed=bytes([7] * 32))
+    log = FakeLog(ledger.leaves)
+    with log.served() as url:
+        scene = Scene(tmp_path / "state", url, log)
+        scene.signed(0)
+        size = len(log.leaves)
+        ledger.key(LOG_SIGNER.key.encode(), fresh.key.encode())
+        ledger.settle("client:R", "agent:A", 5)
+        log.leaves, log.signer = list(ledger.leaves), fresh
+        refused = scene.refused(size)
+        assert refused.status == 403
+        assert "check the new one and restart with it as --log-key" in refused.reason
+        assert len(refused.reason) < 290, "the whole of it is answered"
+        with store.opened(tmp_path / "state", LOG_SIGNER.name) as opened:
+            replica = replicas.Replica(
+                opened, Evidence(tmp_path / "state"), log_key=fresh.key, signer=SIGNER,
+                clock_s=lambda: NOW_S,
+            )  # fmt: skip
+            assert replica.keys() == [fresh.key]
+            asyncio.run(advanced(replica, url, log.note()))
+            assert replica.size == len(log.leaves)
+
+
+async def advanced(replica: replicas.Replica, url: str, note: Note) -> None:
+    async with Source(url, None) as source:
+        follower = Follower(replica, source)
+        await follower.look()
+        follower.close()
+
+
+def test_what_cannot_be_reached_is_told_in_words(tmp_path: Path) -> None:
+    said = Beside(tmp_path, "http://127.0.0.1:1/log", lambda: NOW_S).poll()
+    assert "checkpoint: cannot connect to 127.0.0.1:1: Connection refused" in said
+    assert "ssl" not in said
+    said = Beside(tmp_path, "http://no.invalid/log", lambda: NOW_S).poll()
+    assert "cannot connect to no.invalid:80: " in said
+
+
+def test_a_checkpoint_within_an_epochs_close_convicts_by_its_last_leaf(tmp_path: Path) -> None:
+    """Also where that leaf is the last of a page, and the log answers for a page beyond it."""
+    ledger = long_history(247)
+    ledger.mint("client:R", 2 * 10**12)
+    ledger.close([])
+    index = next(n for n, leaf in enumerate(ledger.leaves) if b'"clear"' in leaf)
+    assert (index + 1) % 256 == 0
+    log = FakeLog(ledger.leaves[: index + 1])
+    answer = log.answer
+    log.answer = lambda path: b"" if ".p/0" in path else answer(path)  # type: ignore[method-assign]
+    with log.served() as url:
+        scene = Scene(tmp_path / "state", url, log)
+        said = scene.replica.poll()
+        assert said == f"leaf {index}: it is the last, and epoch 1 is half closed"
+        case = scene.replica.case()
+        assert case[f"leaf-{index}.json"] == log.leaves[index]
+        assert f"leaf-{index}.receipt" in case
+        assert not any(".p/0" in path for path in log.asked)
+
+
+def sql(*statements: str) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        with sqlite3.connect(file) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    return damage
+
+
+def rewritten(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Something else in the state that is kept as JSON."""
+
+    def damage(file: Path) -> None:
+        with sqlite3.connect(file) as connection:
+            kept = json.loads(connection.execute("SELECT state FROM head").fetchone()[0])
+            change(kept)
+            connection.execute("UPDATE head SET state = ?", (json.dumps(kept).encode(),))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda file: file.write_bytes(b""), "the file is empty"),
+        (sql("UPDATE head SET state = x'00ff'"), "cannot be read"),
+        (sql("UPDATE head SET state = CAST('{}' AS blob)"), "cannot be read: KeyError"),
+        (sql("DELETE FROM head"), "not 0 accounts"),
+        (sql("UPDATE head SET size = size + 1"), "leaves were replayed"),
+        (sql("UPDATE head SET size = -5"), "leaves were replayed"),
+        (sql("DELETE FROM tile"), "cannot be read"),
+        (sql("UPDATE tile SET hashes = zeroblob(length(hashes))"), "the tree has another root"),
+        (sql("UPDATE account SET balance = 'x' WHERE name = 'agent:A'"), "cannot be read"),
+        (sql("UPDATE account SET balance = '1' WHERE name = 'agent:A'"), "the balances sum to"),
+        (sql("DELETE FROM account WHERE balance = '0'"), "accounts"),
+        (sql("UPDATE head SET signed_note = 'x'"), "cannot be read"),
+        (sql("UPDATE head SET signed_root = x'00'"), "is of another tree"),
+        (sql("UPDATE head SET signed_size = signed_size - 1"), "is of another tree"),
+        (rewritten(lambda kept: kept["replay"].pop("totals")), "cannot be read: KeyError"),
+    ],
+)
+def test_a_damaged_state_ends_the_replica_and_convicts_nobody(
+    scene: Scene, damage: Callable[[Path], None], why: str
+) -> None:
+    scene.signed(0, 22)
+    damage(scene.replica.directory / store.FILE)
+    with pytest.raises(BadInput, match=f"is damaged: .*{why}.*make a new key and an empty"):
+        scene.replica.poll()
+    if "empty" in why:
+        with pytest.raises(BadInput, match="is damaged: the file is empty"):
+            stands(scene.replica.directory, None)
+    assert scene.replica.evidence.cases() == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "size", "why"),
+    [
+        (
+            "UPDATE tile SET hashes = zeroblob(length(hashes)) WHERE level = 0 AND number = 0",
+            100,
+            "the tiles do not add up",
+        ),
+        (f"INSERT INTO task VALUES (x'{701:032x}')", None, "not 700 settled tasks"),
+    ],
+)
+def test_what_contradicts_a_damaged_state_convicts_nobody(
+    tmp_path: Path, damage: str, size: int | None, why: str
+) -> None:
+    """Within it, where no start looks: found by an earlier checkpoint, or by the next task."""
+    ledger = long_history(700)
+    log = FakeLog(ledger.leaves)
+    with log.served() as url:
+        scene = Scene(tmp_path / "state", url, log)
+        before = len(log.leaves)
+        scene.signed(0, before)
+        sql(damage)(scene.replica.directory / store.FILE)
+        ledger.settle("client:R", "agent:A", 1000)
+        log.leaves, log.size = list(ledger.leaves), size
+        with pytest.raises(BadInput, match=f"is damaged: {why}"):
+            scene.replica.poll()
+        refused = scene.refused(0 if size else before, size)
+        assert (refused.status, why in refused.reason) == (503, True)
+        assert scene.replica.evidence.cases() == []
+
+
+def test_once_the_log_has_changed_its_key_the_old_one_convicts_nobody(tmp_path: Path) -> None:
+    """Whoever has stolen it: neither of the log nor of its next key."""
+    ledger = long_history(3)
+    fresh = Signer(name=LOG_SIGNER.name, kind=LOG_SIGNER.kind, seed=bytes([7] * 32))
+    log = FakeLog(ledger.leaves)
+    with log.served() as url:
+        scene = Scene(tmp_path / "state", url, log)
+        before = len(log.leaves)
+        ledger.key(LOG_SIGNER.key.encode(), fresh.key.encode())
+        ledger.settle("client:R", "agent:A", 5)
+        log.leaves = list(ledger.leaves)
+        size = len(log.leaves)
+        assert scene.replica.poll() == "", "replayed, and not signed yet"
+        scene.signed(0, before)
+        scene.signed(before, before + 1)  # the old key's last
+        forged = FakeLog([*log.leaves[:-1], b"other"])
+        with pytest.raises(Refused) as caught:
+            scene.replica.sign(forged.offer(before + 1, size))
+        assert caught.value.status == 403
+        log.leaves = list(forged.leaves)
+        assert "no signature of log.test/1" in scene.replica.poll()
+        assert scene.replica.evidence.cases() == []
+        log.leaves, log.signer = list(ledger.leaves), fresh
+        scene.signed(before + 1, size)
+
+
+def test_a_key_leaf_of_another_log_is_refused(tmp_path: Path) -> None:
+    ledger = long_history(3)
+    keys = [
+        Signer(name="other.test", kind=LOG_SIGNER.kind, seed=bytes([n] * 32)).key.encode()
+        for n in (7, 8)
+    ]
+    ledger.key(*keys)
+    log = FakeLog(ledger.leaves)
+    with log.served() as url:
+        scene = Scene(tmp_path / "state", url, log)
+        assert "it has a key of 'other.test'; the log is 'log.test/1'" in scene.replica.poll()
+        assert scene.replica.case()["kind"] == b"0001-broken"
+
+
+def test_where_evidence_cannot_be_read_nothing_is_signed(scene: Scene) -> None:
+    scene.signed(0, 22)
+    place = scene.replica.directory / "evidence"
+    place.write_text("no directory")
+    found = scene.refused(22)
+    assert found.status == 503
+    assert "evidence: Not a directory" in found.reason
+    assert "Not a directory" in str(scene.replica.evidence.standing())
+    place.unlink()
+    scene.signed(22)
+
+
+def test_the_files_are_for_their_owner(scene: Scene) -> None:
+    with scene.replica.opened() as replica:
+        replica.troubled("x")
+        files = list(scene.replica.directory.iterdir())
+        assert {file.suffix for file in files} >= {"", ".sqlite", ".sqlite-wal", ".sqlite-shm"}
+        assert {file.stat().st_mode & 0o077 for file in files} == {0}
+
+
+@pytest.mark.parametrize("url", ["http://u:secret@", "http://u:secret@h:x/log", "http://[secret/"])
+def test_a_url_that_is_none_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(BadInput, match="names no host or port") as caught:
+        Source(url, None)
+    assert "secret" not in str(caught.value)

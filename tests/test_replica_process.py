@@ -8,17 +8,24 @@ import stat
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from errno import ENOSPC
 from http.client import HTTPException
 from pathlib import Path
+from socket import create_connection
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 
+from ledger.errors import BadInput
 from ledger.proof.checkpoint import Checkpoint
 from ledger.proof.notes import Note, Signature
 from tests.replicas import LOG_SIGNER, FakeLog, Process, command
 from tests.stack import await_true
 from tests.test_replica import falsified, long_history
+from workers.replica import keys
+from workers.replica.connections import ADDRESS_MAX
 from workers.replica.offer import BODY_MAX_BYTES
 
 
@@ -167,6 +174,10 @@ def test_it_stops_in_order(pair: Pair) -> None:
 
 def test_a_key_is_made_once_and_for_its_owner(tmp_path: Path) -> None:
     file = tmp_path / "keys" / "replica.key"
+    nowhere = command("key", "--key", str(file), "--name", "replica1.test")
+    assert (nowhere.returncode, "keys is no directory" in nowhere.stderr) == (2, True)
+    assert not file.parent.exists()
+    file.parent.mkdir()
     made = command("key", "--key", str(file), "--name", "replica1.test")
     assert made.returncode == 0, made.stderr
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -174,6 +185,11 @@ def test_a_key_is_made_once_and_for_its_owner(tmp_path: Path) -> None:
     assert command("key", "--key", str(file), "--name", "replica1.test").stdout == made.stdout
     other = command("key", "--key", str(file), "--name", "replica2.test")
     assert (other.returncode, "has the key of replica1.test" in other.stderr) == (5, True)
+    file.chmod(0o640)
+    lent = command("key", "--key", str(file), "--name", "replica1.test")
+    assert lent.returncode == 2
+    assert f"--key: others may use {file} (mode 0640); run `chmod 600 {file}`" in lent.stderr
+    file.chmod(0o600)
     secret = file.read_text().split("+")[-1].strip()
     file.write_text("PRIVATE+KEY+x+0+" + secret)
     broken = command("key", "--key", str(file), "--name", "x")
@@ -181,6 +197,42 @@ def test_a_key_is_made_once_and_for_its_owner(tmp_path: Path) -> None:
     assert secret not in broken.stderr
     wrong = command("key", "--key", str(tmp_path / "k"), "--name", "a b")
     assert (wrong.returncode, "--name: key name" in wrong.stderr) == (2, True)
+    wrong = command("key", "--key", str(tmp_path / "k"), "--name", "a+b")
+    assert (wrong.returncode, "--name: 'a+b' has a +" in wrong.stderr) == (2, True)
+    assert not (tmp_path / "k").exists()
+
+
+def test_a_key_is_in_its_file_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a key of a crash would have to be removed by hand."""
+    file = tmp_path / "replica.key"
+
+    def full(_: int) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(BadInput, match=r"replica\.key: No space left on device"):
+            keys.made(file, "replica1.test")
+    assert list(tmp_path.iterdir()) == []
+    made = keys.made(file, "replica1.test")
+    assert list(tmp_path.iterdir()) == [file]
+    assert keys.made(file, "replica1.test") == made
+
+
+def test_who_opens_many_connections_takes_them_from_himself(pair: Pair) -> None:
+    with pair.replica.running(), ExitStack() as held:
+        address = urlsplit(pair.replica.url)
+        where = (str(address.hostname), int(address.port or 0))
+        many = [
+            held.enter_context(closing(create_connection(where, source_address=("127.0.0.2", 0))))
+            for _ in range(2 * ADDRESS_MAX)
+        ]
+        assert pair.replica.get("/livez")[0] == 200
+        for idle in many[ADDRESS_MAX:]:
+            idle.settimeout(60)
+            assert idle.recv(1) == b""
 
 
 @pytest.mark.parametrize(
@@ -216,7 +268,10 @@ def test_show_says_what_was_signed_what_is_final_and_what_stands(
         assert status == 200
         await_true(
             "the log's own checkpoint was seen",
-            lambda: "witness one has not signed" in command(*shown).stdout,
+            lambda: (
+                f"not final  the checkpoint of {size} leaves waits; witness one has not signed"
+                in command(*shown).stdout
+            ),
         )
         log.signatures = [line]
         await_true("finality was seen", lambda: f"final      {size}" in command(*shown).stdout)
@@ -224,7 +279,38 @@ def test_show_says_what_was_signed_what_is_final_and_what_stands(
         assert done.returncode == 0
         assert f'"signed": {size}, ' in done.stdout
         log.size = size - 1
-        await_true("the loss was seen", lambda: command("show", "--state", state).returncode == 1)
+        await_true(
+            "the loss was seen, and convicts nobody yet",
+            lambda: f"leaf {size - 1} is gone" in command("show", "--state", state).stdout,
+        )
+        log.size = None
+        log.leaves[size - 1] = falsified(log.leaves[size - 1])
+        await_true(
+            "the fork was seen",
+            lambda: "evidence/0001-forked" in command("show", "--state", state).stdout,
+        )
     done = command("show", "--state", state)
-    assert f"leaf {size - 1} is gone" in done.stdout
-    assert "evidence/0001-shortened" in done.stdout
+    assert done.returncode == 1
+    assert f"leaf {size - 1} is not the one that was replayed here" in done.stdout
+    assert "trouble" not in done.stdout, "the same thing once"
+
+
+def test_show_says_why_it_does_not_follow(pair: Pair) -> None:
+    log, replica = pair
+    state = str(replica.state)
+    log.broken = {"checkpoint"}
+
+    def shown(code: int, words: str) -> bool:
+        done = command("show", "--state", state)
+        return (done.returncode, words in done.stdout) == (code, True)
+
+    with replica.running():
+        await_true("the trouble was seen", lambda: shown(1, "checkpoint is answered with 404"))
+        assert (
+            f'"replica": "{replica.vkey.encode()}"'
+            in command("show", "--state", state, "--json").stdout
+        )
+    assert shown(1, "checkpoint is answered with 404"), "also when it runs no more"
+    log.broken = set()
+    with replica.running():
+        await_true("it follows again", lambda: shown(0, f"replayed   {len(log.leaves)}"))

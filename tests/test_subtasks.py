@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Engine
 
 import tasks.messages
@@ -50,6 +51,7 @@ from tests.makers import (
 from tests.oneworker import environment, one_worker
 from tests.test_saga import Fleet
 from workers.audit import audit
+from workers.cli import main
 from workers.waits import explain
 
 BUDGET_UB = 9_900_000  # of a price of 10 B, 1 % burns
@@ -529,7 +531,7 @@ def test_a_settlement_stays_within_the_budget(fleet: Fleet, together: bool) -> N
     ]
     found: dict[AttemptKey, Settled] = {}
     for chunk in [asked] if together else [[item] for item in asked]:
-        found |= settle(fleet.engine, chunk, tau_ppm=10_000, now=fleet.now)
+        found |= settle(fleet.engine, chunk, now=fleet.now)
     assert list(found.values()) == [Settled.PAID, Settled.NO_BUDGET]
     assert balance_ub(fleet.engine, "agent:A") == -5 * UB
     assert check.violations(fleet.engine) == []
@@ -642,3 +644,43 @@ def test_check_finds_what_no_subtask_may_be(fleet: Fleet, database_url: str) -> 
         found = check.violations(fleet.engine)
         assert [item.invariant for item in found] == ["C2"], found
         assert said in found[0].violation
+
+
+def shown(database_url: str, redis_url: str, task: str, *options: str) -> str:
+    """What `task show` prints."""
+    program = CliRunner(env={"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+    done = program.invoke(main, ["task", "show", task, *options])
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+def test_a_task_is_shown_with_its_parts(fleet: Fleet, database_url: str, redis_url: str) -> None:
+    whole = working(fleet)
+    one, two = (item.task for item in ask(fleet, whole, PART, PART))
+    before = json.loads(shown(database_url, redis_url, whole.task, "--json"))
+    assert before["budgets"] == [
+        {"attempt": whole.attempt, "budget_ub": str(BUDGET_UB), "left_ub": str(BUDGET_UB)}
+    ]
+    sagas = begun(fleet, [one, two])
+    answer(fleet, sagas[0].work.key)
+    found = json.loads(shown(database_url, redis_url, whole.task, "--json"))
+    paid = sagas[0].work.key.task
+    states = [(row["task"], row["attempt"], row["state"], row["cost_ub"]) for row in found["parts"]]
+    assert states == [
+        (part, whole.attempt, *(("COMMITTED", "4000000") if part == paid else ("INIT", None)))
+        for part in sorted((one, two))
+    ]
+    (budget,) = found["budgets"]
+    assert budget["left_ub"] == str(BUDGET_UB - 8 * UB)  # one is paid, one holds as much
+    said = shown(database_url, redis_url, whole.task)
+    assert "parts that its agents had done by others" in said
+    assert one in said
+    assert two in said
+    assert "1.900000" in said
+    answer(fleet, sagas[1].work.key)
+    answer(fleet, whole)
+    fleet.drain()
+    over = json.loads(shown(database_url, redis_url, whole.task, "--json"))
+    assert [row["state"] for row in over["parts"]] == ["COMMITTED"] * 2
+    assert (over["budgets"][0]["left_ub"], over["state"]) == ("0", "COMMITTED")
+    assert json.loads(shown(database_url, redis_url, one, "--json"))["parts"] == []

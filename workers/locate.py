@@ -21,10 +21,11 @@ class Running:
     gateway_url: str | None  # None: no gateway of ours runs here
     flower_url: str | None
     flower_login: Path  # the file with user and password
+    log_policy: Path | None  # the file with the log's witnesses
 
 
 def running(data: Path) -> Running:
-    """The stack whose home is `data`; DATABASE_URL and REDIS_URL go first.
+    """The stack whose home is `data`; DATABASE_URL, REDIS_URL and CLEARLANE_LOG_POLICY go first.
 
     Raises Unavailable when something is missing and nothing runs in `data`, BadInput when what is
     there is not a run file.
@@ -39,12 +40,14 @@ def running(data: Path) -> Running:
             f"nothing is running here ({data.expanduser().absolute()})",
             "start it with `clearlane up --detach`",
         )
+    policy = run.get("log_policy")
     return Running(
         database_url=database_url,
         redis_url=redis_url,
         gateway_url=run.get("gateway_url"),
         flower_url=run.get("flower_url"),
         flower_login=data.expanduser().absolute() / homes.FLOWER_LOGIN,
+        log_policy=settings.log_policy or (Path(policy) if policy else None),
     )
 
 

@@ -67,6 +67,7 @@ def plan(
     _check_given(settings)
     gateway_port = homes.port(home, "gateway", settings.gateway_port)
     flower_port = homes.port(home, "flower", settings.flower_port)
+    log_policy = settings.log_policy
     database = None if settings.database_url else servers.postgres(home)
     redis = None if settings.redis_url else servers.valkey(home)
     addresses = Addresses(
@@ -74,6 +75,7 @@ def plan(
         redis_url=redis.url if redis else str(settings.redis_url),
         gateway_url=f"http://127.0.0.1:{gateway_port}",
         flower_url=f"http://127.0.0.1:{flower_port}",
+        log_policy=str(log_policy.expanduser().absolute()) if log_policy else None,
     )
     broker_url = settings.celery_broker_url or addresses.redis_url
     env = _environment(settings, home, addresses, broker_url)

@@ -61,12 +61,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Addresses:
-    """Where the stack answers. The first two hold passwords."""
+    """Where the stack answers. The first two hold passwords. `log_policy`: the file with the
+    witnesses that it asks, an absolute path."""
 
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
     gateway_url: str
     flower_url: str
+    log_policy: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -339,6 +341,7 @@ class Supervisor:
             "redis_url": self._addresses.redis_url,
             "gateway_url": self._addresses.gateway_url,
             "flower_url": self._addresses.flower_url,
+            "log_policy": self._addresses.log_policy,
             "supervisor": {
                 "pid": os.getpid(),
                 "started": psutil.Process().create_time(),

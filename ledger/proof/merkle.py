@@ -20,6 +20,7 @@ from typing import Final, Self
 
 from ledger.errors import InvariantBroken
 from ledger.proof.errors import ProofRefused
+from ledger.proof.text import show_base64
 
 HASH_BYTES: Final = 32
 SIZE_MAX: Final = 2**63 - 1  # what every peer can count
@@ -131,8 +132,8 @@ def verify_inclusion(
         found = node_hash(found, sibling) if begin > index else node_hash(sibling, found)
     if found != root:
         raise ProofRefused(
-            f"leaf {index} with this proof gives root {found.hex()}, not {root.hex()}: "
-            "the entry, its index or a hash of the proof is not the log's"
+            f"leaf {index} with this proof gives root {show_base64(found)}, not "
+            f"{show_base64(root)}: the entry, its index or a hash of the proof is not the log's"
         )
 
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from ledger.errors import InvariantBroken
 from ledger.proof.errors import ProofRefused
-from ledger.proof.text import NUMBER_MAX, read_base64, read_utf8, refuse_control, show_base64
+from ledger.proof.text import read_base64, read_utf8, refuse_control, show_base64
 
 LOG: Final = 0x01  # signs the text of the note
 COSIGNER: Final = 0x04  # signs the text and the time
@@ -28,11 +28,17 @@ PRIVATE: Final = "PRIVATE+KEY+"
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 4
 TIME_BYTES: Final = 8
+TIME_MAX_S: Final = 253_402_300_799  # the end of the year 9999: no calendar here goes further
 SIGNATURE_BYTES: Final = 64
 NOTE_BYTES_MAX: Final = 1_000_000
 SIGNATURES_MAX: Final = 100
 KEY_TEXT_MAX: Final = 4_096
 KEY_FIELDS: Final = 3
+FIELD: Final = 2**255 - 19  # the coordinates of Ed25519 are numbers below it
+ORDER_8: Final = int.from_bytes(
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+)
+SMALL: Final = frozenset({0, 1, FIELD - 1, ORDER_8, FIELD - ORDER_8})  # y of points of order 1 to 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +68,13 @@ class VerifierKey:
 
     @classmethod
     def parse(cls, text: str, *, part: str = "key", line: int | None = None) -> Self:
-        """The key of a vkey. Raises ProofRefused: every character is checked."""
+        """The key of a vkey. Raises ProofRefused: every character is checked.
+
+        Also for a public key that others hold too: one that has a second spelling, or whose
+        signatures anybody can make.
+        """
         name, id_hex, kind, public = _parse_key(text, part, line)
+        _check_point(public, part, line)
         key = cls(name=name, kind=kind, public=public)
         if key.key_id.hex() != id_hex:
             reason = f"key id {id_hex!r} is not {key.key_id.hex()} of {name!r} and this key"
@@ -109,7 +120,7 @@ class Signer:
         """
         if (time_s is not None) != (self.kind == COSIGNER):
             raise InvariantBroken("a cosigner signs a time, a log does not")
-        if time_s is not None and not 0 < time_s <= NUMBER_MAX:
+        if time_s is not None and not 0 < time_s <= TIME_MAX_S:
             raise InvariantBroken(f"{time_s} is not a time to sign")
         if not text.endswith("\n"):
             raise InvariantBroken("the text of a note ends in a newline")
@@ -252,8 +263,9 @@ def _split_time(
     if not stamp_bytes:
         return None, signature
     time_s = int.from_bytes(signature[:stamp_bytes], "big")
-    if not 0 < time_s <= NUMBER_MAX:
-        raise ProofRefused(f"{time_s} is not the time of a cosignature", part=part, line=line)
+    if not 0 < time_s <= TIME_MAX_S:
+        reason = f"{time_s} is not the time of a cosignature: seconds, to the year 9999"
+        raise ProofRefused(reason, part=part, line=line)
     return time_s, signature[stamp_bytes:]
 
 
@@ -261,6 +273,13 @@ def _check_name(name: str, part: str, line: int | None) -> None:
     """A name has one spelling: no space of any kind, no plus, no control character."""
     if not name or "+" in name or any(letter.isspace() or letter < " " for letter in name):
         reason = f"key name {name[:80]!r} is empty or has a space or a plus"
+        raise ProofRefused(reason, part=part, line=line)
+
+
+def _check_point(public: bytes, part: str, line: int | None) -> None:
+    y = int.from_bytes(public, "little") & ~(1 << 255)  # the top bit is the sign of x
+    if y >= FIELD or y in SMALL:
+        reason = "the public key is of small order, or not in its canonical form"
         raise ProofRefused(reason, part=part, line=line)
 
 

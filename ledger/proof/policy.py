@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from ledger.proof.errors import ProofRefused
-from ledger.proof.notes import COSIGNER, KINDS, LOG, VerifierKey
+from ledger.proof.notes import COSIGNER, KINDS, LOG, SIGNATURES_MAX, VerifierKey
 from ledger.proof.text import NUMBER
 
 POLICY_BYTES_MAX: Final = 262_144
+WITNESSES_MAX: Final = SIGNATURES_MAX - 2  # a log that changes its key signs a note twice
 NONE: Final = "none"  # a quorum that needs no witness
 FORBIDDEN: Final = re.compile(rb"[^\x09\x0a\x20-\x7e\x80-\xff]")
 WORD: Final = re.compile(r"[^ \t]+")
@@ -79,7 +80,7 @@ class Policy:
             have = len(group.members) - len(lacking)
             reasons.append(f"group {name} has {have} of {group.needed}, not {', '.join(lacking)}")
             unmet += [member for member in lacking if member in groups]
-        return "; ".join(reasons)
+        return _shown("; ".join(reasons))
 
     def _met(self, names: Iterable[str]) -> dict[str, bool]:
         signed = set(names)
@@ -130,6 +131,7 @@ class _Reader:
     quorum: str | None = None
     names: dict[str, int] = field(default_factory=dict)  # witnesses and groups: their lines
     keys: dict[bytes, int] = field(default_factory=dict)  # public keys: their lines
+    ids: dict[str, int] = field(default_factory=dict)  # names and ids of keys: their lines
     members: dict[str, str] = field(default_factory=dict)  # in which group each name is
 
     def read(self, words: list[str]) -> None:
@@ -142,6 +144,8 @@ class _Reader:
         if words[0] == "log":
             self.logs.append(Log(key=self.key(words[1], LOG), url=next(iter(words[2:]), None)))
         elif words[0] == "witness":
+            if len(self.witnesses) == WITNESSES_MAX:
+                raise self.refusal(f"more than {WITNESSES_MAX} witnesses do not fit one note")
             self.define(words[1])
             key = self.key(words[2], COSIGNER)
             self.witnesses.append(Witness(name=words[1], key=key, url=next(iter(words[3:]), None)))
@@ -157,6 +161,8 @@ class _Reader:
             raise self.refusal(f"{key} is not the key of a {KINDS[kind]}")
         if self.keys.setdefault(key.public, self.line) != self.line:
             raise self.refusal(f"{key} is the key of line {self.keys[key.public]} again")
+        if self.ids.setdefault(str(key), self.line) != self.line:
+            raise self.refusal(f"{key} is the name and key id of line {self.ids[str(key)]} too")
         return key
 
     def define(self, name: str) -> None:
@@ -191,4 +197,9 @@ class _Reader:
 
     def refusal(self, reason: str) -> ProofRefused:
         """The error of this line."""
-        return ProofRefused(reason, part="policy", line=self.line)
+        return ProofRefused(_shown(reason), part="policy", line=self.line)
+
+
+def _shown(text: str) -> str:
+    """A text that can be printed: octets of a name that are no UTF-8 as `\\xff`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -23,6 +23,14 @@ RECEIPT_BYTES_MAX: Final = 1_010_000  # a note and 63 hashes
 PART: Final = "receipt"
 
 
+class NotSigned(ProofRefused):
+    """The log's key is not among those that have signed: another log's, or of another time."""
+
+
+class NoQuorum(ProofRefused):
+    """The log has signed, but not as many witnesses as the policy asks for."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
     """Leaf `index`, its inclusion proof from the leaf up, and the signed checkpoint."""
@@ -94,10 +102,11 @@ def verify(
     first_line = receipt.note_line
     checkpoint = Checkpoint.parse(receipt.note.text, part=PART, first_line=first_line)
     witnesses = {} if policy is None else {w.key: w for w in policy.witnesses}
+    named = {(line.name, line.key_id) for line in receipt.note.signatures}
+    if (log_key.name, log_key.key_id) not in named:
+        raise NotSigned(receipt.note.absent(log_key, first_line), part=PART)
     signed = receipt.note.verified_by([log_key, *witnesses], part=PART, first_line=first_line)
     cosigned = tuple(found for found in signed if found.key in witnesses)
-    if log_key not in {found.key for found in signed}:
-        raise ProofRefused(receipt.note.absent(log_key, first_line), part=PART)
     if checkpoint.origin != log_key.name:
         reason = f"the origin {checkpoint.origin!r} is not {log_key.name!r}, the log's name"
         raise ProofRefused(reason, part=PART, line=first_line)
@@ -118,7 +127,7 @@ def _check_policy(
         others = [w.key for w in policy.witnesses if w.key not in keys]
         absent = [receipt.note.absent(key, receipt.note_line) for key in others]
         hints = [text for text in absent if text.endswith(")")]  # a line that looks like it
-        raise ProofRefused("; ".join([f"no quorum: {missing}", *hints]), part=PART)
+        raise NoQuorum("; ".join([f"no quorum: {missing}", *hints]), part=PART)
 
 
 def _check_inclusion(receipt: Receipt, checkpoint: Checkpoint, entry: bytes) -> None:

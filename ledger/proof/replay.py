@@ -24,7 +24,7 @@ What no replay can tell, so that a leaf may state it wrongly:
   that its agent has an account; the ground of a `mint` or a `penalty`; what quota an account
   gets; which clients were blocked at a `top_up`; how many tasks an older account had settled.
 - Parameters that are neither τ nor clearing's: they are kept, not used.
-- A new `key`'s owner: only that its leaf names the key before it.
+- A new `key`'s owner: only that its leaf names the key before it, and one for the same log.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from ledger.postings import BURN, ISSUANCE
 from ledger.proof.books import SYSTEM, Account, Books, Broken
 from ledger.proof.closing import Close, Totals
 from ledger.proof.entries import decode, millis
+from ledger.proof.errors import ProofRefused
+from ledger.proof.notes import KINDS, LOG, VerifierKey
 
 RULES: Final = ("tau_ppm", *(item.name for item in fields(Clearing)))
 DIGITS_MAX: Final = 19
@@ -276,6 +278,9 @@ class State:
             raise Broken(f"the key before is {self.log_key}, not {entry['old']}")
         if entry["new"] == entry["old"]:
             raise Broken("the new key is the old one")
+        old, new = _log_key(entry["old"]), _log_key(entry["new"])
+        if new.name != old.name:
+            raise Broken(f"{new} is the key of another log than {old}")
         self.log_key = entry["new"]
 
     def _closing(self, entry: dict[str, Any]) -> None:
@@ -291,3 +296,13 @@ class State:
             self._close.end(entry)
             self.epoch += 1
             self._totals, self._close = Totals(), None
+
+
+def _log_key(text: str) -> VerifierKey:
+    try:
+        key = VerifierKey.parse(text)
+    except ProofRefused as error:
+        raise Broken(str(error)) from error
+    if key.kind != LOG:
+        raise Broken(f"{key} is the key of a {KINDS[key.kind]}, not of a log")
+    return key

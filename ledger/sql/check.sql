@@ -49,15 +49,25 @@ FROM task t JOIN task_result r ON r.task = t.id
 WHERE t.state = 'COMMITTED' AND NOT EXISTS (
     SELECT 1 FROM attempt a
     WHERE a.task = t.id AND a.attempt = r.attempt AND a.state = 'COMMITTED'
-      AND a.agent = r.agent AND a.cost_ub = r.cost_ub)
+      AND a.outcome = 'ok' AND a.agent = r.agent AND a.cost_ub = r.cost_ub
+      AND a.ended_at = t.ended_at)
 UNION ALL
-SELECT 'C2', 'task ' || t.id, 'paid to another account than agent:' || r.agent || ', or by another than ' || t.payer
+SELECT 'C2', 'task ' || r.task, 'it has a result without a settlement'
+FROM task_result r
+WHERE NOT EXISTS (SELECT 1 FROM ledger_transaction l WHERE l.task = r.task)
+UNION ALL
+SELECT 'C2', 'task ' || a.task, 'attempt ' || a.attempt || ' is committed, but not its result'
+FROM attempt a WHERE a.state = 'COMMITTED' AND NOT EXISTS (
+    SELECT 1 FROM task_result r WHERE r.task = a.task AND r.attempt = a.attempt)
+UNION ALL
+SELECT 'C2', 'task ' || t.id, 'paid to another account than agent:' || r.agent
+       || ', or by another than ' || coalesce(t.payer, 'nobody')
 FROM task t JOIN task_result r ON r.task = t.id JOIN ledger_transaction l ON l.task = t.id
 WHERE EXISTS (
     SELECT 1 FROM posting p WHERE p.transaction = l.id
-      AND p.account <> CASE WHEN p.amount_ub < 0 THEN t.payer
-                            WHEN p.account = 'system:burn' THEN p.account
-                            ELSE 'agent:' || r.agent END)
+      AND p.account IS DISTINCT FROM CASE WHEN p.amount_ub < 0 THEN t.payer
+                                          WHEN p.account = 'system:burn' THEN p.account
+                                          ELSE 'agent:' || r.agent END)
 UNION ALL
 SELECT 'C2', 'attempt ' || t.parent_attempt || ' of task ' || t.parent,
        'its subtasks cost ' || sum(r.cost_ub) || ' of a budget of ' || min(t.budget_ub)

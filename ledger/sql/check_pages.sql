@@ -1,2 +1,2 @@
--- The pages of the log, in order.
-SELECT size, first, epoch, entries, hashes, edge, root FROM log_append WHERE size > 0 ORDER BY size
+-- The pages of the log, in order; the first one is the empty log.
+SELECT size, first, epoch, at, entries, hashes, edge, root FROM log_append ORDER BY size

@@ -1,4 +1,6 @@
--- The newest checkpoint of the quorum that holds a leaf; without one the newest that holds it.
+-- Of the leaf that announces a key, the checkpoint that both keys have signed: whoever knows the old one
+-- has no other way to the new one. Of every other leaf the newest checkpoint of the quorum that holds it;
+-- without one the newest that holds it.
 SELECT c.size, c.note, c.at, c.quorum_at, s.lines, s.witnesses
 FROM log_checkpoint c
 CROSS JOIN LATERAL (
@@ -7,6 +9,7 @@ CROSS JOIN LATERAL (
     FROM log_cosignature w WHERE w.size = c.size
 ) s
 WHERE c.size = coalesce(
+    (SELECT k.leaf + 1 FROM log_key k WHERE k.leaf = %(index)s),
     (SELECT q.size FROM log_checkpoint q
      WHERE q.quorum_at IS NOT NULL AND q.size > %(index)s ORDER BY q.size DESC LIMIT 1),
     (SELECT n.size FROM log_checkpoint n WHERE n.size > %(index)s ORDER BY n.size DESC LIMIT 1))

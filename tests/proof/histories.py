@@ -16,10 +16,14 @@ from uuid import UUID
 from ledger.clearing import Clearing
 from ledger.proof import entries
 from ledger.proof.entries import POSTINGS_MAX, stamp
+from ledger.proof.notes import LOG, Signer
 
 START = datetime(2026, 11, 21, 3, 4, 5, 678_000, tzinfo=UTC)
 SYSTEM = {"system:issuance": None, "system:burn": 0, "system:commons": 0}
 PPM = 1_000_000
+KEYS = [  # of a log that changes its key
+    Signer(name="log.test/1", kind=LOG, seed=bytes([100 + n] * 32)).key.encode() for n in range(4)
+]
 
 
 class Ledger:
@@ -213,13 +217,13 @@ def everything() -> Ledger:
     ledger.abort("agent:B")
     ledger.abort(None)
     ledger.penalty("agent:A", 7)
-    ledger.key("log+00000000+AQ==", "log+00000001+AQ==")
+    ledger.key(KEYS[0], KEYS[1])
     ledger.close(["client:P", "client:Q", "client:S"])
     ledger.wait(3600)
     ledger.params(Clearing(**(asdict(rule) | {"rho_minus_ppm": 1_000_000})), 20_000)
     ledger.settle("client:R", "agent:A", 333)
     ledger.close(["client:P"])
-    ledger.key("log+00000001+AQ==", "log+00000002+AQ==")
+    ledger.key(KEYS[1], KEYS[2])
     ledger.settle("client:R", "agent:B", 50)
     ledger.close([])
     return ledger

@@ -58,7 +58,7 @@ def test_a_cosignature_signs_its_time() -> None:
         Note(text=BODY, signatures=(later,)).verified_by([WITNESS.key])
 
 
-@pytest.mark.parametrize("time_s", [0, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("time_s", [0, 253_402_300_800, 1_763_750_000_000, 2**63, 2**64 - 1])
 def test_a_cosignature_has_a_time(time_s: int) -> None:
     data = time_s.to_bytes(8, "big") + bytes(64)
     line = Signature(name=WITNESS.name, key_id=WITNESS.key.key_id, data=data)
@@ -263,3 +263,23 @@ R64 = base64.b64encode(ROOT).decode()
 def test_a_checkpoint_has_one_form(body: str, refusal: str) -> None:
     with pytest.raises(ProofRefused, match=f"checkpoint, {refusal}"):
         Checkpoint.parse(body)
+
+
+@pytest.mark.parametrize(
+    "public",
+    [
+        bytes(32).hex(),
+        "01" + 31 * "00",
+        "01" + 30 * "00" + "80",  # the same point with another sign
+        "ec" + 30 * "ff" + "7f",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+        "ed" + 30 * "ff" + "7f",  # p, another spelling of 0
+        "f0" + 30 * "ff" + "7f",  # p + 3
+        32 * "ff",
+    ],
+)
+def test_a_public_key_that_anybody_can_sign_for_is_refused(public: str) -> None:
+    text = VerifierKey(name="a", kind=LOG, public=bytes.fromhex(public)).encode()
+    with pytest.raises(ProofRefused, match="of small order, or not in its canonical form"):
+        VerifierKey.parse(text)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from ledger.proof.errors import ProofRefused
-from ledger.proof.notes import COSIGNER, LOG, Signer
+from ledger.proof.notes import COSIGNER, LOG, Signer, VerifierKey
 from ledger.proof.policy import Policy
 
 LOG_KEY = Signer(name="log.example", kind=LOG, seed=bytes([50]) * 32).key.encode()
@@ -84,6 +84,9 @@ def test_names_are_octets() -> None:
     assert not policy.satisfied(["\u212a"])
     raw = Policy.parse(b"witness \xff " + KEYS[0].encode() + b"\nquorum \xff\n")
     assert raw.satisfied([raw.witnesses[0].name])
+    assert raw.missing([]) == r"witness \xff has not signed"
+    with pytest.raises(ProofRefused, match=r"line 1: \\xff is not defined above"):
+        Policy.parse(b"quorum \xff\n")
 
 
 RENAMED = Signer(name="again.example", kind=COSIGNER, seed=bytes([0]) * 32).key.encode()
@@ -159,3 +162,26 @@ def test_a_changed_key_is_refused_with_its_line() -> None:
         changed = text[:place] + ("B" if text[place] != "B" else "C") + text[place + 1 :]
         with pytest.raises(ProofRefused, match="policy, line 2: "):
             Policy.parse(changed)
+
+
+def test_two_keys_that_a_signature_cannot_tell_apart_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of them could sign for neither. Four bytes are soon met; here all ids are the same."""
+    monkeypatch.setattr(VerifierKey, "key_id", bytes(4))
+    keys = [
+        Signer(name="w.example", kind=COSIGNER, seed=bytes([seed]) * 32).key.encode()
+        for seed in (1, 2)
+    ]
+    with pytest.raises(ProofRefused, match=r"line 2: .*is the name and key id of line 1 too"):
+        Policy.parse(f"witness a {keys[0]}\nwitness b {keys[1]}\nquorum a\n")
+
+
+def test_no_more_witnesses_than_a_note_has_room_for() -> None:
+    lines = [
+        f"witness w{n} {Signer(name=f'w{n}', kind=COSIGNER, seed=bytes([n]) * 32).key.encode()}\n"
+        for n in range(99)
+    ]
+    assert len(Policy.parse("".join(lines[:98]) + "quorum none\n").witnesses) == 98
+    with pytest.raises(ProofRefused, match="line 99: more than 98 witnesses do not fit one note"):
+        Policy.parse("".join(lines) + "quorum none\n")

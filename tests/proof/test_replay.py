@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ledger.clearing import Clearing
 from ledger.proof import entries
 from ledger.proof.entries import POSTINGS_MAX, decode, encode, top_up
+from ledger.proof.notes import COSIGNER, LOG, Signer, VerifierKey
 from ledger.proof.replay import State, TaskSet, Violation
-from tests.proof.histories import SYSTEM, Ledger, everything
+from tests.proof.histories import KEYS, SYSTEM, Ledger, everything
 
 
 def replay(leaves: list[bytes], state: State | None = None) -> State:
@@ -179,7 +180,7 @@ OTHERS = {
     "reason": ("other",),
     "verdict": ("other",),
 } | {name: ACCOUNTS for name in ("account", "client", "agent")}
-OTHERS |= {name: ("log+0000000f+AQ==",) for name in ("old", "new")}
+OTHERS |= {name: (KEYS[3],) for name in ("old", "new")}
 OTHERS |= {name: ("cd" * 32,) for name in ("output_sha256", "balances_sha256")}
 
 
@@ -482,7 +483,7 @@ R, A, BURN, COMMONS, ISSUANCE = (
         (penalised((R, -10), (A, 5), (COMMONS, 5)), "a penalty moves credit"),
         (lambda ledger: ledger.abort(R), "client:R is no agent"),
         (lambda ledger: ledger.abort("agent:Z"), "agent:Z is not open"),
-        (lambda ledger: ledger.key("log+00000001+AQ==", "log+00000001+AQ=="), "is the old one"),
+        (lambda ledger: ledger.key(KEYS[1], KEYS[1]), "is the old one"),
     ],
 )
 def test_credit_moves_as_its_type_says(step: Step, why: str) -> None:
@@ -526,3 +527,27 @@ def test_a_restart_forgets_nothing() -> None:
     ledger.open_older("client:Z", 0, 0, 7)
     with pytest.raises(Violation, match="after the log has begun"):
         replay(ledger.leaves, state)
+
+
+def key_of(name: str = "log.test/1", kind: int = LOG) -> str:
+    return Signer(name=name, kind=kind, seed=bytes([7] * 32)).key.encode()
+
+
+NO_POINT = VerifierKey(name="log.test/1", kind=LOG, public=bytes([1, *bytes(31)])).encode()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (KEYS[0], key_of(kind=COSIGNER), "is the key of a witness, not of a log"),
+        (key_of(kind=COSIGNER), KEYS[0], "is the key of a witness, not of a log"),
+        (KEYS[0], key_of("log.test/2"), "is the key of another log than log.test/1"),
+        (key_of("log.test/2"), KEYS[0], "is the key of another log than log.test/2"),
+        (KEYS[0], KEYS[1].replace(KEYS[1].split("+")[1], "00000000"), "key id '00000000' is not"),
+        (KEYS[0], NO_POINT, "of small order"),
+    ],
+)
+def test_a_log_changes_to_a_key_of_its_own(old: str, new: str, why: str) -> None:
+    ledger = small()
+    ledger.key(old, new)
+    assert why in reason(ledger)

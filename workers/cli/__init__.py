@@ -10,19 +10,22 @@ import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any, Final
 
-import click
+from workers.quiet import INTERRUPTED as INTERRUPTED
+from workers.quiet import quiet_imports
 
-from ledger.errors import BadInput, ClearlaneError, Conflict, LaneLost
+with quiet_imports():
+    import click
+
+    from ledger.errors import BadInput, ClearlaneError, Conflict, LaneLost
 
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
 PARTLY: Final = 3
 LANE_LOST: Final = 4
 REFUSED: Final = 5
-INTERRUPTED: Final = 130
 
 NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """What is said when output cannot be written. A closed pipe is none of it: nobody reads on."""
@@ -152,7 +155,7 @@ def say(message: str) -> None:
     cls=Clearlane,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(metadata.version("clearlane"), prog_name="clearlane")
+@click.version_option(package_name="clearlane", prog_name="clearlane")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Dispatch work to agents, pay them in credit, account for every settlement.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from workers.demo.lanes import Ending, Size
     from workers.demo.lanes import Event as LaneEvent
     from workers.demo.library import Decision, Event, Reckoning
-    from workers.demo.line import Line
+    from workers.demo.line import Doing, Line
     from workers.demo.log import Event as LogEvent
 
 TOLD_PER_AGENT = 3  # decisions told in words; the rest are counted
@@ -59,38 +59,60 @@ def demo(tasks: int, paper: bool, lanes: bool, replicas: bool, as_json: bool) ->
     called an agent too soon and the lane had one holder at any instant; with --log, if two of three
     have signed and the lie was refused.
     """
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
+    from workers.interrupts import breaking_off
+
     if paper + lanes + replicas > 1:
         raise click.UsageError("--paper, --lanes and --log are three demos")
-    if paper:
-        from workers.demo.paper import play as play_paper
-        from workers.demo.paper_epoch import play as play_epoch
-
-        sys.exit(_paper(console, chain(play_paper(), play_epoch()), as_json))
-    if as_json:
+    if as_json and not paper:
         raise click.UsageError("--json goes with --paper")
+    with breaking_off():
+        sys.exit(_play(tasks, paper=paper, lanes=lanes, replicas=replicas, as_json=as_json))
+
+
+def _play(tasks: int, *, paper: bool, lanes: bool, replicas: bool, as_json: bool) -> int:
+    """The demo that was asked for. Closed, it stops its stack, also when telling it fails."""
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
+    if paper:
+        with closing(_paper_events()) as lines:
+            return _paper(console, lines, as_json)
     if lanes:
         from workers.demo.lanes import Size
         from workers.demo.lanes import play as play_lanes
 
         size = Size()
-        sys.exit(_lanes(console, play_lanes(size), size))
+        with closing(play_lanes(size)) as acts:
+            return _lanes(console, acts, size)
     if replicas:
         from workers.demo.log import play as play_log
 
-        sys.exit(_log(console, play_log()))
+        with closing(play_log()) as told:
+            return _log(console, told)
     from workers.demo.library import play as play_library
 
-    sys.exit(_library(console, play_library(tasks), tasks))
+    with closing(play_library(tasks)) as events:
+        return _library(console, events, tasks)
 
 
-def _paper(console: Console, lines: Iterable[Line], as_json: bool) -> int:
+def _paper_events() -> Generator[Line | Doing, None, None]:
+    from workers.demo.paper import play as play_paper
+    from workers.demo.paper_epoch import play as play_epoch
+
+    yield from play_paper()
+    yield from play_epoch()
+
+
+def _paper(console: Console, lines: Iterable[Line | Doing], as_json: bool) -> int:
+    from workers.demo.line import Doing
+
     found = []
     for line in lines:
+        if isinstance(line, Doing):
+            click.echo(f"{line.words} …", err=as_json)
+            continue
         found.append(line)
         if not as_json:
             mark = "[green]=[/]" if line.ok else "[red]≠[/]"
-            console.print(f"§{line.step:4} {line.what:30} {line.paper:>14} {mark} {line.live}")
+            console.print(f"§{line.step:4} {line.what:38} {line.paper:>14} {mark} {line.live}")
     wrong = [line for line in found if not line.ok]
     if as_json:
         rows = [
@@ -241,8 +263,8 @@ def _log(console: Console, events: Iterable[LogEvent]) -> int:
         if event.broken:
             return 1
         console.print(
-            f"[green]{event.final} leaves are final. The lie was named by its leaf; whoever has "
-            "the log's key can check\nthe evidence.[/]"
+            f"[green]{event.final} leaves are final. The lie was named by its leaf, and what "
+            "convicts it verifies with\nthe log's own key alone.[/]"
         )
         return 0
     return 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ledger.errors import BadInput
+from ledger.errors import BadInput, NotFound
 from workers.cli import FAILED, output
 from workers.cli.session import json_option, with_context
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BALANCES = ("account", "balance_ub", "quota_ub")
 HELD = ("account", "balance_ub", "index", "at", "epoch")
 INDEX_DIGITS = 18
-POSTINGS = ("transaction", "kind", "task", "at", "amount_ub")
+POSTINGS = ("transaction", "kind", "task", "at", "amount_ub", "leaf")
 TOTALS = (
     "transactions", "settlements", "tasks",
     "minted_ub", "burned_ub", "clients_ub", "agents_ub", "commons_ub",
@@ -103,15 +103,20 @@ def params(context: Context, as_json: bool) -> None:
 def _tell_held(context: Context, name: str, at: str, *, as_json: bool) -> None:
     from ledger.history import held
 
-    found = asdict(held(context.engine, name, _point(at)))
+    try:
+        found = asdict(held(context.engine, name, _point(at, context.now())))
+    except NotFound as error:
+        if error.field == "account":
+            raise
+        raise BadInput("--at", error.reason, error.remedy) from None
     if as_json:
         output.document(found)
     else:
         output.fields(found, HELD)
 
 
-def _point(text: str) -> int | datetime:
-    """A leaf's index or an instant. Raises BadInput."""
+def _point(text: str, now: datetime) -> int | datetime:
+    """A leaf's index or an instant that is over. Raises BadInput."""
     if text.isascii() and text.isdigit() and len(text) <= INDEX_DIGITS:
         return int(text)
     try:
@@ -121,6 +126,9 @@ def _point(text: str) -> int | datetime:
     if found is None or found.tzinfo is None:
         remedy = "use a leaf's index, or an instant with its zone as 2026-11-21T14:00Z"
         raise BadInput("--at", f"{text!r} is neither", remedy)
+    if found > now:
+        reason = f"{text} lies ahead: it is {output.instant(now)}"
+        raise BadInput("--at", reason, "name a time that is over")
     return found
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from ledger.errors import BadInput, NotFound
+from tasks.text import printable
 from workers.cli import output, say
 from workers.cli.session import json_option, opened, with_context
 from workers.cli.verify import verify
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tasks.context import Context
 
 LOOK_S: Final = 5.0  # between two lines of progress
+VERDICT_MAX: Final = 2_000  # characters
+NEGATIVE: Final = {"ignore_unknown_options": True}  # `-1` is a wrong number, not an option
 WITNESSES: Final = ("name", "witness", "url", "size", "behind", "signed_at", "asked_at", "fault")
 
 
@@ -50,8 +53,9 @@ def export(context: Context, first: int, end: int | None) -> None:
     size, _ = leaves.size(context.engine)
     until = size if end is None else end
     if not first <= until <= size:
+        name = "--from" if first > size or end is None else "--to"
         reason = f"{first} to {until} is no part of a log of {size} leaves"
-        raise BadInput("--from", reason, f"use 0 to {size}, and --to no less")
+        raise BadInput(name, reason, f"use 0 to {size}, and --to no less than --from")
     tell = _progress(until - first)
     out = sys.stdout.buffer
     for number, data in enumerate(leaves.entries(context.engine, first, until), 1):
@@ -60,7 +64,7 @@ def export(context: Context, first: int, end: int | None) -> None:
     out.flush()
 
 
-@log.command()
+@log.command(context_settings=NEGATIVE)
 @click.argument("task_or_index")
 @with_context
 def entry(context: Context, task_or_index: str) -> None:
@@ -70,7 +74,7 @@ def entry(context: Context, task_or_index: str) -> None:
     _put(leaves.entry(context.engine, _index(context, task_or_index)))
 
 
-@log.command()
+@log.command(context_settings=NEGATIVE)
 @click.argument("task_or_index")
 @with_context
 def receipt(context: Context, task_or_index: str) -> None:
@@ -83,15 +87,23 @@ def receipt(context: Context, task_or_index: str) -> None:
 
 @log.command()
 @click.option("--all", "every", is_flag=True, help="Also those it was signed with before.")
+@json_option
 @with_context
-def key(context: Context, every: bool) -> None:
-    """The verifier key of the log, the one that signs now first; nothing else on stdout."""
+def key(context: Context, every: bool, as_json: bool) -> None:
+    """The verifier key of the log, the one that signs now first; nothing else on stdout.
+
+    With --json a list, with the leaf where the log announces the key; null: it was the first.
+    """
     from ledger import checkpoints
 
     known = checkpoints.keys(context.engine)
     if not known:
         raise NotFound("log key", "the log has none yet", "it is made by `clearlane up`")
-    for found in known if every else known[:1]:
+    wanted = known if every else known[:1]
+    if as_json:
+        output.document([{"key": k.key.encode(), "leaf": k.leaf, "at": k.at} for k in wanted])
+        return
+    for found in wanted:
         click.echo(found.key.encode())
 
 
@@ -106,6 +118,7 @@ def rotate(data: Path | None) -> None:
 
     The log announces it, and the first checkpoint with it has both keys' signatures.
     """
+    from ledger import checkpoints
     from workers import logkey
     from workers.settings import load_settings
 
@@ -113,54 +126,71 @@ def rotate(data: Path | None) -> None:
     with opened(data) as context:
         path = logkey.place(settings, data)
         new = logkey.rotate(context.engine, path, settings.log_origin, context.now())
+        leaf = next(k.leaf for k in checkpoints.keys(context.engine) if k.key == new.key)
     click.echo(new.key.encode())
     say(f"the key is in {path}; give the new verifier key to witnesses, and into their policies")
+    say(f"whoever has the old one needs `clearlane log receipt {leaf}` and `log entry {leaf}`")
 
 
 @log.command()
 @json_option
 @with_context
 def witnesses(context: Context, as_json: bool) -> None:
-    """What each witness of the policy has signed, and why it has not signed more."""
-    from ledger import checkpoints, leaves
+    """How far the log is final, what each witness of the policy has signed, and why not more."""
+    from workers.witnesses import judge
 
     policy = None if context.notary is None else context.notary.policy()
     if policy is None:
-        raise NotFound("CLEARLANE_LOG_POLICY", "it is not set", "name the file with the witnesses")
-    size, _ = leaves.size(context.engine)
-    states = checkpoints.witnesses(context.engine, [w.key for w in policy.witnesses])
+        reason = "it is not set, and no stack that has one runs in the data directory"
+        remedy = "name the file with the witnesses here and where `clearlane up` starts"
+        raise NotFound("CLEARLANE_LOG_POLICY", reason, remedy)
+    verdict = judge(context.engine, policy)
     rows = [
         {
-            "name": witness.name,
-            "witness": str(witness.key),
-            "url": witness.url,
-            "size": state.signed,
-            "behind": size - (state.signed or 0),
-            "signed_at": state.signed_at,
-            "asked_at": state.asked_at,
-            "fault": state.fault,
+            "name": found.witness.name,
+            "witness": str(found.witness.key),
+            "url": found.witness.url,
+            "size": found.state.signed,
+            "behind": found.behind,
+            "signed_at": found.state.signed_at,
+            "asked_at": found.state.asked_at,
+            "fault": found.state.fault,
         }
-        for witness, state in zip(policy.witnesses, states, strict=True)
+        for found in verdict.witnesses
     ]
-    if as_json:
-        output.document(rows)
-    else:
+    if not as_json:
         output.table(WITNESSES, rows)
+        click.echo(printable(verdict.text(), VERDICT_MAX))
+        return
+    output.document(
+        {
+            "final": verdict.final,
+            "leaves": verdict.size,
+            "needs": verdict.needs,
+            "lacks": [{"name": item.witness.name, "why": item.why} for item in verdict.lacks],
+            "verdict": verdict.text(),
+            "witnesses": rows,
+        }
+    )
 
 
 def _index(context: Context, text: str) -> int:
-    """The leaf that is meant. Raises BadInput, NotFound."""
+    """The leaf that is meant, one that is there. Raises BadInput, NotFound."""
     from ledger import leaves
     from ledger.intake import checked_id
     from ledger.proof.text import NUMBER, NUMBER_MAX
 
     if NUMBER.fullmatch(text) and int(text) < NUMBER_MAX:
-        return int(text)
+        index, (size, _) = int(text), leaves.size(context.engine)
+        if index >= size:
+            raise leaves.no_leaf(index, size)
+        return index
     try:
         task = checked_id(text)
     except BadInput:
         reason = f"{text!r} is neither the number of a leaf nor the id of a task"
-        raise BadInput("TASK_OR_INDEX", reason, "see `clearlane task list`") from None
+        remedy = "leaves are counted from 0; for tasks see `clearlane task list`"
+        raise BadInput("TASK_OR_INDEX", reason, remedy) from None
     return leaves.leaf_of(context.engine, task)
 
 

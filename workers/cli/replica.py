@@ -41,7 +41,8 @@ def run(  # noqa: PLR0917
 ) -> None:
     """Follow a log and answer requests to co-sign, until SIGTERM.
 
-    Exits 5 when another process works on --state, 1 when the address is taken.
+    Exits 5 when another process works on --state or it is another key's, 1 when the address is
+    taken.
     """
     from workers.logs import configure_logs
     from workers.replica.process import run as run_replica
@@ -68,7 +69,7 @@ def key(key: Path, name: str) -> None:
 def show(state: Path, policy: Path | None, as_json: bool) -> None:
     """What was replayed and signed last, what is final, and what stands against the log.
 
-    Exits 1 when the replica refuses to sign.
+    Exits 1 when the replica refuses to sign, or could not follow when it looked last.
     """
     from workers.replica.standing import stands
 
@@ -77,5 +78,5 @@ def show(state: Path, policy: Path | None, as_json: bool) -> None:
         output.document(found)
     else:
         output.fields(found, tuple(found))
-    if found["refuses"]:
+    if found["refuses"] or found["trouble"]:
         raise click.exceptions.Exit(1)

@@ -76,8 +76,12 @@ def opened(data: Path | None) -> Iterator[Context]:
 
     settings = load_settings()
     stack = running(data or settings.data)
-    addresses = {"database_url": stack.database_url, "redis_url": stack.redis_url}
-    context = build_context(settings.model_copy(update=addresses))
+    found = {
+        "database_url": stack.database_url,
+        "redis_url": stack.redis_url,
+        "log_policy": stack.log_policy,
+    }
+    context = build_context(settings.model_copy(update=found))
     try:
         yield context
     finally:

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "task", "state", "why", "reason", "payer", "parent", "family", "type", "size", "lane", "batch",
-    "agent", "quoted_ub", "cost_ub", "submitted_at", "expires_at", "ended_at",
+    "agent", "quoted_ub", "cost_ub", "leaf", "submitted_at", "expires_at", "ended_at",
 )  # fmt: skip
 ATTEMPTS = (
     "attempt", "agent", "state", "outcome", "cost_ub", "latency_s",
     "f_before", "f_after", "s_before", "s_after", "reason", "price",
 )  # fmt: skip
+PARTS = ("task", "attempt", "state", "family", "size", "agent", "cost_ub")
+BUDGETS = ("attempt", "budget_ub", "left_ub")
 AGENTS = ("agent", "choice", "words")
 AGENTS_MAX = 30  # shown to people; programs get all
 LIST = ("task", "payer", "family", "type", "size", "state", "wait", "attempt", "submitted_at",
@@ -38,7 +40,8 @@ def task() -> None:
 @json_option
 @with_context
 def show(context: Context, task_id: str, as_json: bool) -> None:
-    """One task: where it stands, why it waits, what each attempt did, what came out.
+    """One task: where it stands, why it waits, what each attempt did, what came out, where in the
+    log its settlement is, and the parts that its agents had done by others.
 
     While it waits: why each agent would, or would not, be chosen now. `task list` has the ids.
     """
@@ -59,6 +62,10 @@ def _tell(found: Mapping[str, Any]) -> None:
     if found["attempts"]:
         click.echo("\nattempts")
         output.table(ATTEMPTS, found["attempts"])
+    if found["parts"]:
+        click.echo("\nparts that its agents had done by others, and what they may cost")
+        output.table(PARTS, found["parts"])
+        output.table(BUDGETS, found["budgets"])
     click.echo("\ntimeline")
     output.table(("at", "what"), found["timeline"])
     if found["agent"] is not None:
@@ -125,6 +132,7 @@ def _page(before: str) -> str:
 
 def _story(context: Context, task_id: str) -> dict[str, Any]:
     from ledger.intake import checked_id, task_row
+    from ledger.subtasks import parts
     from scheduler.explain import first_choice
     from workers.obstacles import paid_price, rows
     from workers.waits import explain
@@ -142,9 +150,31 @@ def _story(context: Context, task_id: str) -> dict[str, Any]:
         item | {"price": paid_price(known.get(item["agent"]), row["size"], item)}
         for item in row["attempts"]
     ]
+    found = parts(context.engine, story["task"])
+    story["parts"] = [{name: part[name] for name in PARTS} for part in found]
+    story["budgets"] = _budgets(context, story["task"], found)
     story["result"] = row["output"]
     story["timeline"] = timeline(row, row["attempts"])
     return story
+
+
+def _budgets(
+    context: Context, task: str, found: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What each attempt's parts may cost together, and what is left of it; of an attempt that is
+    over nothing is: its parts are cancelled, or paid by what they held."""
+    from ledger.model import AttemptKey
+
+    asked = {part["attempt"]: part["budget_ub"] for part in found}
+    sagas = context.reservations.read([AttemptKey(task, attempt) for attempt in asked])
+    return [
+        {
+            "attempt": attempt,
+            "budget_ub": budget_ub,
+            "left_ub": 0 if saga is None else budget_ub - saga.outsourced_ub,
+        }
+        for (attempt, budget_ub), saga in zip(asked.items(), sagas, strict=True)
+    ]
 
 
 def timeline(row: Mapping[str, Any], attempts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -224,7 +224,7 @@ class Story:
         return Told(at_s=time.monotonic() - self._began_s, words=words)
 
 
-def play(size: Size) -> Iterator[Event]:
+def play(size: Size) -> Generator[Event, None, None]:
     """Run the story; yields the addresses, then what happens, then how it ended."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(TemporaryDirectory(prefix="clearlane-demo-")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -92,7 +92,7 @@ def modules(count: int) -> list[Path]:
     return readable[::step][:count]
 
 
-def play(count: int) -> Iterator[Event]:
+def play(count: int) -> Generator[Event, None, None]:
     """Run the job; yields the addresses, then progress and decisions, then the settlement."""
     with ExitStack() as stack:
         addresses, context = stack.enter_context(live_stack(["--fleet", "sample"]))

@@ -1,4 +1,4 @@
-"""A number of the paper beside ours."""
+"""A number of the paper beside ours, and what is done to get the next ones."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ class Line:
     def ok(self) -> bool:
         """Whether they are the same."""
         return self.paper == self.live
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Doing:
+    """What is being done, in words; the next numbers take a while."""
+
+    words: str

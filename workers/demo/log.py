@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,8 @@ from typing import Final
 from ledger import checkpoints, intake, leaves, tokens
 from ledger.checkpoints import Stored
 from ledger.intake import Submission
+from ledger.money import show_b
+from ledger.proof import entries
 from ledger.proof.errors import ProofRefused
 from ledger.proof.notes import LOG, Signer
 from ledger.proof.policy import Policy
@@ -24,7 +26,7 @@ from tasks.context import Context
 from workers import home as homes
 from workers import logkey
 from workers.demo.lie import LyingLog, doctored
-from workers.demo.stage import COMMAND, await_true, live_stack
+from workers.demo.stage import COMMAND, DemoFailed, await_true, live_stack
 from workers.replica import keys
 from workers.replica.evidence import Evidence
 from workers.replica.store import FILE, look
@@ -45,11 +47,9 @@ class Told:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ending:
-    """`final`: leaves that two of three have signed. `reason`: what convicts the lie. `broken`:
-    what is not as it must be."""
+    """`final`: leaves that two of three have signed. `broken`: what is not as it must be."""
 
     final: int
-    reason: str
     broken: Sequence[str]
 
 
@@ -102,7 +102,7 @@ class _Replicas:
         return signed.size if signed else 0
 
 
-def play() -> Iterator[Event]:
+def play() -> Generator[Event, None, None]:
     """Run it; yields what happens, then how it ended."""
     started = time.monotonic()
     tell = partial(_told, started)
@@ -133,18 +133,44 @@ def play() -> Iterator[Event]:
         )
         evidence = Evidence(place / "three")
         reason = await_true("three refuses", evidence.standing, WAIT_S)
-        yield tell(f"three refuses: {reason}")
+        yield tell(f"three refuses: {_told_wrong(leaves.entry(context.engine, leaf), leaf)}")
+        yield tell(f"Its evidence, as `clearlane verify` sees it: {_verified(three, leaf)}")
         stack.enter_context(three.running("two", url))
         final = await_true(
             "two of three have signed", partial(_final, context, three, size), WAIT_S
         )
         yield tell(f"two has replayed and signed. Final: {final} leaves.")
         broken = _judge(context, three, alone, leaf, size)
-        yield Ending(final=final, reason=reason, broken=broken)
+        if not reason.startswith(f"leaf {leaf}: "):
+            broken.append(f"three refuses for another reason: {reason}")
+        yield Ending(final=final, broken=broken)
 
 
 def _told(started: float, words: str) -> Told:
     return Told(at_s=time.monotonic() - started, words=words)
+
+
+def _told_wrong(true_entry: bytes, leaf: int) -> str:
+    """What the copy says of a payment, and what is right, for people."""
+    (_, price), (agent, share), (_, burn) = entries.decode(true_entry)["postings"]
+    paid, right = show_b(-int(price)), show_b(int(share))
+    return (
+        f"leaf {leaf} gives {agent} all {paid} B of its price;\n        {show_b(int(burn))} B must "
+        f"burn, and {right} B are the agent's."
+    )
+
+
+def _verified(three: _Replicas, leaf: int) -> str:
+    """The first line of the command's verdict on the evidence."""
+    (case,) = Evidence(three.place / "three").cases()
+    argv = [
+        *(*COMMAND, "verify", str(case / f"leaf-{leaf}.receipt")),
+        *("--entry", str(case / f"leaf-{leaf}.json"), "--key", three.log.key.encode()),
+    ]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise DemoFailed(f"the evidence does not verify: {done.stderr.strip()}")
+    return done.stdout.splitlines()[0]
 
 
 def _give_token(context: Context, file: Path) -> None:

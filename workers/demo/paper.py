@@ -7,7 +7,7 @@ next and passes; then five tasks stack on A while C's price stays, and the next 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from scheduler.pool import MT, UB, Pool, cost_ub
 from scheduler.price import effective_price
 from tasks.context import Context
 from workers.demo.gated import GatedAgent
-from workers.demo.line import Line
+from workers.demo.line import Doing, Line
 from workers.demo.stage import await_true, live_stack
 
 SIZE = 100
@@ -115,16 +115,20 @@ class Table:
         return [f"{cost / UB:.2f}" for cost in sorted(found)]
 
 
-def play() -> Iterator[Line]:
+def play() -> Generator[Line | Doing, None, None]:
     """Run the example; yields every number as soon as it is known."""
+    yield Doing(words="starting PostgreSQL, Valkey, workers and the agents A, B and C")
     with ExitStack() as stack:
         agents = {name: stack.enter_context(GatedAgent()) for name in "ABC"}
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             file.write(configuration(agents))
             file.flush()
             _, context = stack.enter_context(live_stack(["--config", str(Path(file.name))]))
+        yield Doing(words="one task: B is drawn first and answers garbage")
         yield from _first_task(context, Table(context), agents)
+        yield Doing(words="five tasks that only A can do, and one for anybody")
         yield from _five_more(context, Table(context), agents)
+        yield Doing(words="recomputing all balances")
         broken = check.violations(context.engine)
         yield Line(step="end", what="violations of the ledger", paper="0", live=str(len(broken)))
 

@@ -8,19 +8,25 @@ and one that does neither.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from ledger import accounts, check, epochs, intake
 from ledger.intake import Submission
 from tasks.context import Context
-from workers.demo.line import Line
+from workers.demo.line import Doing, Line
 from workers.demo.stage import await_true, live_stack
 
 CALLS = 1_000
 OWED_CALLS = 26  # of 10 B: 260 B
 AGENTS = 40  # of one slot each, so that every call finds a full pool and costs the same
 WAIT_S = 120.0
+CLEARED = (  # account, its balance in µB before the close and after it
+    ("client:hoarding", "900000000", "892000000"),
+    ("client:owing", "-260000000", "-261200000"),
+    ("client:even", "250000000", "250000000"),
+    ("system:commons", "0", "9200000"),
+)
 
 CONFIG = """\
 [ledger]
@@ -63,13 +69,16 @@ slots = 1
 """
 
 
-def play() -> Iterator[Line]:
+def play() -> Generator[Line | Doing, None, None]:
     """Run it; yields every number as soon as it is known."""
+    yield Doing(words=f"starting a second stack, with {AGENTS} agents")
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
         file.write(CONFIG + "".join(AGENT.format(number=number) for number in range(AGENTS)))
         file.flush()
         with live_stack(["--config", str(Path(file.name))]) as (_, context):
+            yield Doing(words=f"{CALLS} calls of 10 B")
             yield from _calls(context)
+            yield Doing(words=f"{OWED_CALLS} calls of 10 B by a client that has nothing")
             yield from _close(context)
             broken = check.violations(context.engine)
             yield Line(
@@ -83,22 +92,19 @@ def _calls(context: Context) -> Iterator[Line]:
         yield _line(context, "10.1", account, paper)
 
 
-def _close(context: Context) -> Iterator[Line]:
+def _close(context: Context) -> Iterator[Line | Doing]:
     _settled(context, "owing", OWED_CALLS)
-    yield _line(context, "9.7", "client:owing", "-260000000")
+    for account, before, _ in CLEARED:
+        yield _line(context, "9.7", account, before, " before")
+    yield Doing(words="the epoch closes: who hoards or owes much pays into the commons")
     epochs.close(context.engine, epochs.opened(context.engine), context.now())
-    for account, paper in (
-        ("client:hoarding", "892000000"),
-        ("client:owing", "-261200000"),
-        ("client:even", "250000000"),
-        ("system:commons", "9200000"),
-    ):
-        yield _line(context, "9.7", account, paper)
+    for account, _, after in CLEARED:
+        yield _line(context, "9.7", account, after, " after")
 
 
-def _line(context: Context, step: str, account: str, paper: str) -> Line:
+def _line(context: Context, step: str, account: str, paper: str, when: str = "") -> Line:
     live = str(accounts.account(context.engine, account)["balance_ub"])
-    return Line(step=step, what=f"balance of {account}, µB", paper=paper, live=live)
+    return Line(step=step, what=f"balance of {account}{when}, µB", paper=paper, live=live)
 
 
 def _settled(context: Context, client: str, count: int) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from ledger.errors import ClearlaneError
 from tasks.context import Context
 from workers.bootstrap import build_context
+from workers.interrupts import undisturbed
 from workers.locate import Running, running
 from workers.settings import Settings
 
@@ -44,33 +46,56 @@ def live_stack(
     of its own; `down` at the end."""
     # Beside the data of `up`, not in a temporary directory: PostgreSQL may run as another user.
     parent = Path(".clearlane")
+    was_there = parent.exists()
     parent.mkdir(exist_ok=True)
     home = Path(tempfile.mkdtemp(prefix="demo-", dir=parent))
     env = {name: value for name, value in os.environ.items() if name not in OPERATORS}
     env |= {name: str(path) for name, path in (files or {}).items()}
     try:
-        _clearlane(["up", "--detach", "--data", str(home), *options], env)
+        _up(["--data", str(home), *options], env)
         addresses = running(home)
         settings = Settings.model_validate(
             {"DATABASE_URL": addresses.database_url, "REDIS_URL": addresses.redis_url}
         )
         yield addresses, build_context(settings)
     finally:
-        subprocess.run(
-            [*COMMAND, "down", "--data", str(home)], env=env, check=False, capture_output=True
-        )
-        shutil.rmtree(home, ignore_errors=True)
+        with undisturbed():
+            subprocess.run(
+                [*COMMAND, "down", "--data", str(home)],
+                env=env,
+                check=False,
+                capture_output=True,
+                start_new_session=True,  # what ends the demo must not end this
+            )
+            shutil.rmtree(home, ignore_errors=True)
+            if not was_there:
+                with suppress(OSError):  # somebody else uses it by now
+                    parent.rmdir()
 
 
 COMMAND = (sys.executable, "-m", "workers.cli")
 
 
-def _clearlane(arguments: Sequence[str], env: dict[str, str]) -> None:
-    done = subprocess.run(
-        [*COMMAND, *arguments], env=env, check=False, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise DemoFailed(f"the stack did not start: {done.stderr.strip() or done.stdout.strip()}")
+def _up(options: Sequence[str], env: dict[str, str]) -> None:
+    """Start a stack. When that is interrupted, `up` is too, and is waited for: killed, it would
+    leave a stack behind that has just begun to start, where `down` does not see it yet."""
+    with subprocess.Popen(
+        [*COMMAND, "up", "--detach", *options],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except KeyboardInterrupt:
+            with undisturbed():
+                process.send_signal(signal.SIGINT)
+                process.wait()
+            raise
+    if process.returncode:
+        raise DemoFailed(f"the stack did not start: {err.strip() or out.strip()}")
 
 
 def await_true(what: str, condition: Callable[[], T | None], wait_s: float = WAIT_S) -> T:

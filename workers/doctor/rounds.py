@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from workers.doctor import broker, database, fleet, home, log, machine, plugins
+from workers.doctor import broker, database, fleet, home, log, machine, plugins, witnesses
 from workers.doctor.examine import Check, examine
 from workers.doctor.finding import Finding
 from workers.doctor.site import Site, survey
@@ -34,6 +34,7 @@ def _checks(site: Site) -> dict[str, Check]:
         "processes": home.processes,
         "postgresql": database.database,
         "log key": log.log_key,
+        "witnesses": witnesses.witnesses,
         "redis": broker.redis,
         "broker": broker.broker,
         "workers": fleet.queues,

@@ -30,6 +30,12 @@ class Site:
     broker_url: str | None = field(repr=False)
 
     @property
+    def log_policy(self) -> Path | None:
+        """The policy of the log's witnesses: of the environment, else of the running stack."""
+        running = self.run.get("log_policy")
+        return self.settings.log_policy or (Path(running) if running else None)
+
+    @property
     def runs_here(self) -> bool:
         """Whether a supervisor of this home is alive."""
         return bool(self.run)

@@ -29,6 +29,7 @@ RULES: Final[Mapping[tuple[str, str], frozenset[Role]]] = {
     ("GET", "/v1/tasks/{task}"): READERS | PAYERS,
     ("POST", "/v1/tasks/{task}/cancel"): PAYERS,
     ("GET", "/v1/tasks/{task}/receipt"): READERS | PAYERS,
+    ("GET", "/v1/tasks/{task}/entry"): READERS | PAYERS,
     ("GET", "/v1/agents"): READERS,
     ("GET", "/v1/agents/{agent}"): READERS | {Role.AGENT},
     ("GET", "/v1/prices"): READERS | CLIENTS,

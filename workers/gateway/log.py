@@ -12,14 +12,16 @@ from ledger.checkpoints import PERIOD_S, NotYet
 from ledger.errors import BadInput, NotFound
 from ledger.proof.errors import ProofRefused
 from ledger.proof.tiles import WIDTH, Tile, parse_path
+from ledger.tokens import Token
 from workers.gateway.access import Caller
 from workers.gateway.front import note_tasks
 from workers.gateway.parameters import Known
 from workers.gateway.problems import Refused, documented
-from workers.gateway.service import Here
+from workers.gateway.service import Here, Service
 from workers.gateway.tasks import Name, known_form, visible
 
 BYTES: Final = "application/octet-stream"
+JSON: Final = "application/json"
 TEXT: Final = "text/plain"  # Starlette adds the charset
 # A tile is for whoever holds a token, and a complete one never changes.
 COMPLETE: Final = "private, max-age=31536000, immutable"
@@ -114,24 +116,49 @@ async def receipt(here: Here, caller: Caller, request: Request, task: Name) -> R
 
     409: the task has not been settled, or, with `Retry-After`, no checkpoint holds it yet.
     """
-    task = known_form(task)
-    note_tasks(request, [task])
-    row = await visible(here, caller, task)
+    index = await _leaf(here, caller, request, task)
     try:
-        index = await here.ledger(leaves.leaf_of, here.engine, task)
         found = await here.ledger(checkpoints.receipt, here.engine, index)
-    except NotFound:
-        state = row["state"]
-        remedy = "ask when it is COMMITTED" if state == "INIT" else "it never will be"
-        raise Refused(409, "task", f"it is {state}, not settled", remedy) from None
     except NotYet as error:
         reason = f"no checkpoint holds leaf {error.index} yet"
         remedy = f"ask again in {PERIOD_S} s"
         headers = {"Retry-After": str(PERIOD_S)}
         raise Refused(409, "task", reason, remedy, headers=headers) from None
+    return Response(found.encode(), media_type=TEXT)
+
+
+@router.get(
+    "/v1/tasks/{task}/entry",
+    summary="The entry of a settled task",
+    response_class=Response,
+    responses={
+        **_is(JSON, {"type": "object"}),
+        **documented(404, 409),
+    },
+    tags=["tasks"],
+)
+async def entry(here: Here, caller: Caller, request: Request, task: Name) -> Response:
+    """What the log says of the settlement, and what its receipt is about: who paid whom how much,
+    and the hash of the result. Keep the bytes as they are: `clearlane verify --entry` hashes them.
+
+    409: the task has not been settled.
+    """
+    index = await _leaf(here, caller, request, task)
+    return Response(await here.ledger(leaves.entry, here.engine, index), media_type=JSON)
+
+
+async def _leaf(here: Service, caller: Token, request: Request, task: str) -> int:
+    """Where the settlement of a task that the caller may see stands. Raises NotFound, Refused."""
+    task = known_form(task)
+    note_tasks(request, [task])
+    row = await visible(here, caller, task)
+    try:
+        return await here.ledger(leaves.leaf_of, here.engine, task)
+    except NotFound as error:
+        reason = f"it is {row['state']}, not settled"
+        raise Refused(409, "task", reason, error.remedy) from None
     except BadInput as error:
         raise Refused(409, error.field, error.reason, error.remedy) from None
-    return Response(found.encode(), media_type=TEXT)
 
 
 def _cached(request: Request, data: bytes, policy: str) -> Response:

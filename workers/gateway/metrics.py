@@ -78,6 +78,7 @@ class Board(Collector):
         client, broker = connect(str(settings.redis_url)), connect(str(settings.celery_broker_url))
         self._sources = [
             Source(name="ledger", read=partial(readings.ledger, context, engine)),
+            Source(name="log", read=partial(readings.log, context, engine)),
             Source(name="tasks", read=partial(readings.tasks, context, engine)),
             Source(name="fleet", read=partial(readings.fleet, context)),
             Source(name="queues", read=partial(readings.queues, broker)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from importlib.metadata import version
 
 import redis
@@ -16,12 +17,14 @@ from beat_schedule import beat_schedule
 from ledger import gauges
 from ledger.db import Ledger
 from ledger.model import TaskState, Wait
+from ledger.proof.policy import Policy
 from scheduler.queues import depths
 from scheduler.step_times import StepTimes
 from tasks.context import Context
 from workers.prices import SIZE_DEFAULT, price_list
 from workers.stack import POOLS
 from workers.tallies import END, SIZES, TIMES_US, Histogram, histogram
+from workers.witnesses import judge
 
 SAGA = ("reserve", "execute", "validate", "commit", "abort")
 CRON = (*(entry["task"].rpartition(".")[2] for entry in beat_schedule.values()), "submit")
@@ -73,6 +76,55 @@ def ledger(context: Context, engine: Ledger) -> list[Metric]:
         _counter("burned_microcredits", "What was destroyed of it.", books.burned_ub),
         _gauge("registry_version", "Grows when the configuration does.", books.registry_version),
     ]
+
+
+def log(context: Context, engine: Ledger) -> list[Metric]:
+    """How long the log is, how far it is signed, and with a policy how far that is final."""
+    now, state = context.now(), gauges.log(engine)
+    open_s = _age_s(now, state.opened_at) if state.size else 0.0
+    policy = context.notary.policy() if context.notary is not None else None
+    values: dict[str, tuple[str, float | None]] = {
+        "log_leaves": ("Entries of the log.", state.size),
+        "log_checkpoint_leaves": ("Entries that the newest checkpoint holds.", state.signed or 0),
+        "log_checkpoint_age_seconds": ("Since it was signed.", _age_s(now, state.signed_at)),
+        "epoch": ("The open epoch.", state.epoch),
+        "epoch_open_seconds": ("Since it was opened; 0 in an empty log.", open_s),
+    }
+    if policy is not None:
+        waits_s = _age_s(now, state.waits_since) or 0.0
+        values |= {
+            "log_pending_leaves": ("Entries not final yet.", state.size - (state.final or 0)),
+            "log_pending_seconds": ("Since the first checkpoint waits for the quorum.", waits_s),
+            "log_quorum_age_seconds": ("Since it has signed.", _age_s(now, state.quorum_at)),
+        }
+        if state.closed is not None:
+            about = "Whether the quorum has signed the last closed epoch."
+            values["epoch_closed_final"] = (about, state.closed_final)
+    found = [
+        _gauge(name, about, value) for name, (about, value) in values.items() if value is not None
+    ]
+    return found if policy is None else [*found, *_witnesses(engine, policy)]
+
+
+def _witnesses(engine: Ledger, policy: Policy) -> list[Metric]:
+    behind = GaugeMetricFamily(
+        "clearlane_witness_behind_leaves",
+        "Entries of the log that a witness has not signed.",
+        labels=["witness"],
+    )
+    refuses = GaugeMetricFamily(
+        "clearlane_witness_accuses",
+        "1 when it answered that the log is not what it has signed.",
+        labels=["witness"],
+    )
+    for found in judge(engine, policy).witnesses:
+        behind.add_metric([found.witness.name], found.behind)
+        refuses.add_metric([found.witness.name], found.accuses)
+    return [behind, refuses]
+
+
+def _age_s(now: datetime, then: datetime | None) -> float | None:
+    return None if then is None else max(0.0, (now - then).total_seconds())
 
 
 def tasks(context: Context, engine: Ledger) -> list[Metric]:

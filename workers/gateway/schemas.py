@@ -147,6 +147,9 @@ class Task(TaskLine):
     expires_at: datetime | None = Field(description="When it is no longer worth doing.")
     agent: str | None = Field(description="Who was paid; null unless COMMITTED.")
     cost_ub: Amount | None = Field(description="What was paid, in µB; null unless COMMITTED.")
+    leaf: int | None = Field(
+        description="Where its settlement stands in the log; null unless COMMITTED."
+    )
     result: Json = Field(description="The agent's validated output; null unless COMMITTED.")
     timeline: list[Attempt] = Field(description="Its attempts that ended, oldest first.")
 
@@ -274,6 +277,9 @@ class Posting(Closed):
     task: str | None = Field(description="The task that was paid.")
     at: datetime = Field(description="When.")
     amount_ub: Amount = Field(description="What the account gained, in µB.")
+    leaf: int | None = Field(
+        description="Where it stands in the log; null: it is older than the log."
+    )
 
 
 class AccountBook(Account):

@@ -341,6 +341,7 @@ async def _task(here: Service, caller: Token, task: str) -> Task:
                 "expires_at",
                 "agent",
                 "cost_ub",
+                "leaf",
                 "parent_attempt",
                 "budget_ub",
             )

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from ledger.errors import Unavailable
+
 DIRECTORY: Final = "evidence"
 REASON: Final = "reason.txt"
 UNFINISHED: Final = ".unfinished-"
@@ -24,18 +26,26 @@ class Evidence:
         self._place = state / DIRECTORY
 
     def cases(self) -> list[Path]:
-        """The oldest first."""
-        if not self._place.exists():
+        """The oldest first. Raises Unavailable."""
+        try:
+            found = sorted(self._place.iterdir())
+        except FileNotFoundError:
             return []
-        return sorted(p for p in self._place.iterdir() if not p.name.startswith(UNFINISHED))
+        except OSError as error:
+            raise _unavailable(self._place, error) from error
+        return [path for path in found if not path.name.startswith(UNFINISHED)]
 
     def standing(self) -> str | None:
         """Why nothing is signed; None when nothing stands against the log."""
-        cases = self.cases()
+        try:
+            cases = self.cases()
+        except Unavailable as error:
+            return str(error)
         if not cases:
             return None
         try:
-            return f"{(cases[0] / REASON).read_text().strip()} ({DIRECTORY}/{cases[0].name})"
+            reason = (cases[0] / REASON).read_text("utf-8", "replace").strip()
+            return f"{reason} ({DIRECTORY}/{cases[0].name})"
         except OSError as error:
             return f"{DIRECTORY}/{cases[0].name}: {error.strerror}"
 
@@ -44,7 +54,13 @@ class Evidence:
         return any(case.name.endswith(f"-{kind}") for case in self.cases())
 
     def keep(self, kind: str, reason: str, files: Mapping[str, bytes]) -> Path:
-        """Write a case, whole or not at all, on the disk when this returns."""
+        """Write a case, whole or not at all, on the disk when this returns. Raises Unavailable."""
+        try:
+            return self._keep(kind, reason, files)
+        except OSError as error:
+            raise _unavailable(self._place, error) from error
+
+    def _keep(self, kind: str, reason: str, files: Mapping[str, bytes]) -> Path:
         self._place.mkdir(mode=0o700, exist_ok=True)
         _sync(self._place.parent)
         fresh = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._place))
@@ -62,7 +78,7 @@ class Evidence:
     def tidy(self) -> None:
         """Take away what a crash left half written."""
         for path in self._place.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
     def _free(self, kind: str) -> Path:
         last = max((int(p.name.partition("-")[0]) for p in self.cases() if _numbered(p)), default=0)
@@ -71,6 +87,11 @@ class Evidence:
 
 def _numbered(path: Path) -> bool:
     return path.name.partition("-")[0].isdecimal()
+
+
+def _unavailable(place: Path, error: OSError) -> Unavailable:
+    reason = f"{place}: {error.strerror}"
+    return Unavailable(DIRECTORY, reason, "see to it; nothing is signed meanwhile")
 
 
 def _sync(directory: Path) -> None:

@@ -7,10 +7,12 @@ One task does all of it, so that a checkpoint is followed to its end before the 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import structlog
 
@@ -26,12 +28,14 @@ from workers.replica.replica import Page, Replica
 from workers.replica.served import Served
 from workers.replica.source import Source
 
+SHORT_S: Final = 60.0  # that a log stays shorter than it was, before that convicts it
 POLL_S: Final = 2.0  # between two looks at the log's checkpoint
 ANSWER_S: Final = 4.0  # for a checkpoint to be replayed while its sender waits
 WANTED_MAX: Final = 8  # checkpoints that somebody waits for
 PAGES_AHEAD: Final = 8
 BATCH_PAGES: Final = 32  # replayed in one go: between two, others get their turn
 BATCH_BYTES: Final = 8 << 20
+TROUBLE_CHARS_MAX: Final = 500
 
 log = structlog.get_logger()
 
@@ -41,23 +45,33 @@ T = TypeVar("T")
 class Follower:
     """A replica and its log. `trouble` says what keeps it from following; "" when nothing does."""
 
-    def __init__(self, replica: Replica, source: Source, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        source: Source,
+        poll_s: float = POLL_S,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._replica = replica
         self._source = source
         self._poll_s = poll_s
+        self._clock_s = clock_s
+        self._short_since_s: float | None = None
+        self._rotten: sqlite3.DatabaseError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="replica")
         self._wanted: dict[str, tuple[Offer, asyncio.Future[None]]] = {}
         self._wake = asyncio.Event()
+        self._kept: str | None = None  # in the state; that of an earlier run does not count
         self.trouble = ""
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Follow until cancelled. Raises sqlite3.DatabaseError when the state is damaged."""
         while True:
             try:
                 await self.look()
-                self._say("")
+                await self._say("")
             except ClearlaneError as error:
-                self._say(str(error))
+                await self._say(str(error))
             with suppress(TimeoutError):  # wait_for would swallow a cancellation now and then
                 async with asyncio.timeout(self._poll_s):
                     await self._wake.wait()
@@ -65,6 +79,8 @@ class Follower:
 
     async def look(self) -> None:
         """One round: what somebody waits for, the smallest first; then what the log says itself."""
+        if self._rotten is not None:
+            raise self._rotten
         standing = await self._call(self._replica.standing)
         waiting = sorted(self._wanted.items(), key=lambda item: item[1][0].checkpoint.size)
         for text, (offer, future) in waiting:
@@ -75,6 +91,9 @@ class Follower:
                 _settle(future, None)
             except ClearlaneError as error:
                 _settle(future, error)
+            except sqlite3.DatabaseError as error:
+                _settle(future, Refused(503, f"the state of this replica is damaged: {error}"))
+                raise
             finally:
                 del self._wanted[text]
         if standing is not None:
@@ -88,6 +107,16 @@ class Follower:
 
     async def sign(self, offer: Offer) -> str:
         """The signature line for a checkpoint that the log has signed. Raises Refused."""
+        try:
+            return await self._sign(offer)
+        except sqlite3.DatabaseError as error:  # our own next look ends it all
+            self._rotten = error
+            self._wake.set()
+            raise Refused(503, f"the state of this replica is damaged: {error}") from error
+        except (Unavailable, Damaged) as error:
+            raise Refused(503, str(error)) from error
+
+    async def _sign(self, offer: Offer) -> str:
         await self._call(lambda: self._replica.require(offer))
         if offer.checkpoint.size > self._replica.size:
             await self._want(offer)
@@ -124,13 +153,25 @@ class Follower:
         except (ProofRefused, Refused) as error:
             raise Damaged(f"the checkpoint served: {error}") from error
         await self._reach(note, checkpoint)
-        # What we have signed was published before: a log that now says less has lost it.
         if before is not None and checkpoint.size < before.size:
-            lost = f"the log has {checkpoint.size} leaves, after it had {before.size}"
-            lie = Lie("shortened", f"leaf {checkpoint.size} is gone: {lost}", leaf=checkpoint.size)
-            await self._convict(lie, note, None)
-            raise lie
+            await self._shorter(note, checkpoint.size, before.size)
+        self._short_since_s = None
         await self._call(lambda: self._replica.saw(note))
+
+    async def _shorter(self, note: Note, size: int, before: int) -> NoReturn:
+        """What we have signed was published before: a log that now says less has lost it.
+
+        Unless somebody on the way has kept an old checkpoint: a log alone is short for long.
+        """
+        lost = f"leaf {size} is gone: the log has {size} leaves, after it had {before}"
+        now_s = self._clock_s()
+        if self._short_since_s is None:
+            self._short_since_s = now_s
+        if now_s - self._short_since_s < SHORT_S:
+            raise Damaged(f"{lost}; that convicts it when it stays so for {SHORT_S:g} s")
+        lie = Lie("shortened", lost, leaf=size)
+        await self._convict(lie, note, None)
+        raise lie
 
     async def _reach(self, note: Note, checkpoint: Checkpoint) -> None:
         """Replay up to a checkpoint, unless that was done; find out when it cannot be."""
@@ -188,10 +229,15 @@ class Follower:
         """All of the replica happens in one thread, one thing after the other."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _say(self, trouble: str) -> None:
+    async def _say(self, trouble: str) -> None:
         if trouble and trouble != self.trouble:
-            log.warning("not following", reason=printable(trouble, 500))
+            log.warning("not following", reason=printable(trouble, TROUBLE_CHARS_MAX))
         self.trouble = trouble
+        if trouble != self._kept:
+            with suppress(Unavailable):  # no room: it is tried again
+                kept = printable(trouble, TROUBLE_CHARS_MAX)
+                await self._call(lambda: self._replica.troubled(kept))
+                self._kept = trouble
 
 
 class _Ahead:

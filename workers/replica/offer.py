@@ -15,6 +15,9 @@ from workers.replica.faults import Refused
 BODY_MAX_BYTES: Final = 65_536
 PROOF_MAX: Final = 63
 PART: Final = "add-checkpoint"
+ROTATED: Final = (
+    "; if its operator has changed the key, check the new one and restart with it as --log-key"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,4 +65,7 @@ def require_signed(note: Note, checkpoint: Checkpoint, keys: Iterable[VerifierKe
     try:
         note.verified_by(known, part="checkpoint")
     except ProofRefused as error:
-        raise Refused(403, str(error)) from error
+        ids = {key.key_id for key in known}
+        others = (s for s in note.signatures if s.name == checkpoint.origin)
+        changed = ROTATED if any(s.key_id not in ids for s in others) else ""
+        raise Refused(403, f"{error}{changed}") from error

@@ -16,16 +16,15 @@ import uvicorn
 from ledger.errors import BadInput
 from ledger.proof.errors import ProofRefused
 from ledger.proof.notes import KINDS, LOG, VerifierKey
-from workers.gateway.protocol import Protocol
 from workers.listening import Server, listen, url_of
 from workers.replica import keys, store
 from workers.replica.app import create_app
+from workers.replica.connections import CONNECTIONS_MAX, Fair
 from workers.replica.evidence import Evidence
 from workers.replica.follow import Follower
 from workers.replica.replica import Replica
 from workers.replica.source import Source
 
-CONNECTIONS_MAX: Final = 100
 STOP_S: Final = 10
 TOKEN_MAX: Final = 4_096
 
@@ -66,7 +65,7 @@ async def _serve(replica: Replica, source: Source, bound: socket.socket) -> None
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            http=Protocol,
+            http=Fair,
             ws="none",
             limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=STOP_S,

@@ -44,7 +44,10 @@ class Page:
 
 
 class Replica:
-    """One log's replica: what it has replayed (`size`) and what it has signed (`signed`)."""
+    """One log's replica: what it has replayed (`size`) and what it has signed (`signed`).
+
+    Raises Conflict when the state is another key's.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class Replica:
         signer: Signer,
         clock_s: Callable[[], float],
     ) -> None:
+        store.own(signer.key)
         self._store = store
         self._evidence = evidence
         self._log_key = log_key
@@ -84,14 +88,8 @@ class Replica:
         return self._evidence.standing()
 
     def keys(self) -> list[VerifierKey]:
-        """Whose signature is the log's: the key that was given, and the one the log changed to."""
-        changed = self._memory.state.log_key
-        if changed is None or changed == self._log_key.encode():
-            return [self._log_key]
-        try:
-            return [self._log_key, VerifierKey.parse(changed)]
-        except ProofRefused:  # a leaf may announce a key that is none
-            return [self._log_key]
+        """Whose signature is the log's: the key that was given, until the log has changed it."""
+        return self._memory.believed(self._log_key, self.signed_size)
 
     def read(self, note: Note) -> Checkpoint:
         """The checkpoint of a note that the log has signed. Raises ProofRefused, Refused."""
@@ -151,16 +149,21 @@ class Replica:
 
     def require(self, offer: Offer) -> None:
         """Raises Refused unless it is worth replaying what is offered: this log has signed it, and
-        nothing stands against that."""
+        nothing stands against that. Raises Unavailable when nobody can tell."""
         require_signed(offer.note, offer.checkpoint, self.keys())
+        self._evidence.cases()
         standing = self.standing()
         if standing is not None:
             raise Refused(422, f"nothing is signed: {standing}")
 
     def convict(self, lie: Lie, offered: Note, receipt: str | None) -> None:
-        """Keep what proves that the log lies, and sign nothing from here on."""
+        """Keep what proves that the log lies, and sign nothing from here on.
+
+        Raises Rotten when what it contradicts is damaged, Unavailable.
+        """
         if self._evidence.has(lie.kind):  # by a request and by our own look at the same time
             return
+        Memory(self._store).require_whole()  # or it may be we who are wrong
         files = {"offered.note": offered.encode().encode()}
         if self.signed is not None:
             files["signed.note"] = (self.signed.note + self.signed.line).encode()
@@ -170,6 +173,10 @@ class Replica:
             files[f"leaf-{lie.leaf}.receipt"] = receipt.encode()
         case = self._evidence.keep(lie.kind, lie.reason, files)
         log.error("the log lies", kind=lie.kind, reason=lie.reason, evidence=str(case))
+
+    def troubled(self, trouble: str) -> None:
+        """Keep what keeps us from following, for who looks at the directory."""
+        self._store.troubled(trouble)
 
     def saw(self, note: Note) -> None:
         """The log serves this checkpoint, and it is of the log we have replayed."""
@@ -204,13 +211,17 @@ class Replica:
         except Violation as error:
             if not within:
                 self._forget()
-                raise Lie("broken", str(error), leaf=error.index) from error
+                last = error.index - 1  # a checkpoint may not end here: the leaf after it is none
+                reason = f"leaf {last}: it is the last, and {error.reason}"
+                raise Lie("broken", reason, leaf=last) from error
             if signed is not None:
                 raise Refused(503, "a later epoch is being replayed, and half closed") from error
             return
         try:
             self._store.save(progress, signed)
         except SettledBefore as error:
+            if signed is not None and within:  # who replays it will find it too, and has it signed
+                raise Refused(503, "a later epoch is being replayed") from error
             found = memory.twice(error)
             self._forget()
             raise Lie("broken", str(found), leaf=found.index) from error

@@ -99,6 +99,8 @@ class Served:
 
     async def entry(self, leaf: int) -> bytes:
         """One leaf's bytes; the receipt says whether they are the log's."""
+        if leaf >= self._size:
+            raise Damaged(f"the tree has {self._size} leaves", leaf=leaf)
         page, place = divmod(leaf, WIDTH)
         entries = decode_bundle((await self.page(page)).data)
         if place >= len(entries):
@@ -107,6 +109,8 @@ class Served:
 
     async def receipt(self, leaf: int, note: Note) -> str:
         """Proves that the entry is in the log that was signed."""
+        if leaf >= self._size:
+            raise Damaged(f"the tree has {self._size} leaves", leaf=leaf)
         found: dict[tuple[int, int], Sequence[bytes]] = {}
         number = leaf
         for level in range(-(-self._size.bit_length() // HEIGHT)):

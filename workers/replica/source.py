@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -12,6 +13,7 @@ from ledger.proof.errors import ProofRefused
 from ledger.proof.merkle import HASH_BYTES
 from ledger.proof.notes import Note
 from ledger.proof.tiles import ENTRY_BYTES_MAX, Bundle, Tile, bundle_path, split_hashes, tile_path
+from tasks.reach import why_unreachable
 from workers.replica.faults import Damaged
 
 FETCH_S: Final = 30.0
@@ -25,6 +27,8 @@ class Source:
     def __init__(self, url: str, token: str | None) -> None:
         if not url.startswith(("http://", "https://")):
             raise BadInput("--log", "it is no http or https URL", "use the log's, as the gateway's")
+        if not _has_host(url):
+            raise BadInput("--log", "it names no host or port", "use the log's, as the gateway's")
         self._url = url.rstrip("/")
         self._headers = {"Accept-Encoding": "identity", "Cache-Control": "no-cache"}
         if token is not None:
@@ -79,8 +83,20 @@ class Source:
                     if len(data) > bytes_max:
                         raise Damaged(f"{path} is longer than {bytes_max} bytes")
                 return bytes(data)
-        except (TimeoutError, aiohttp.ClientError, ValueError) as error:
-            raise _unavailable(f"{path}: {error or type(error).__name__}") from error
+        except TimeoutError as error:
+            raise _unavailable(f"{path}: no answer within {FETCH_S:g} s") from error
+        except ValueError:  # its text shows the URL, where a password may be
+            raise _unavailable(f"{path}: the URL is none that can be asked") from None
+        except aiohttp.ClientError as error:
+            raise _unavailable(f"{path}: {why_unreachable(error)}") from error
+
+
+def _has_host(url: str) -> bool:
+    try:
+        found = urlsplit(url)
+        return bool(found.hostname) and found.port != 0
+    except ValueError:  # no port; its text may show a password
+        return False
 
 
 def _unavailable(reason: str) -> Unavailable:

@@ -17,11 +17,13 @@ from workers.replica.store import look
 
 
 def stands(directory: Path, policy: Path | None) -> dict[str, Any]:
-    """The last signature, what the policy says of the newest checkpoint seen, and the evidence."""
+    """The last signature, what the policy says of the newest checkpoint seen, what stands against
+    the log, and what else kept the replica from following the last time it looked."""
     head = look(directory)
     signed = head.signed
     evidence = Evidence(directory)
     found: dict[str, Any] = {
+        "replica": head.vkey,
         "log": head.origin,
         "replayed": head.size,
         "signed": signed.size if signed else None,
@@ -31,6 +33,7 @@ def stands(directory: Path, policy: Path | None) -> dict[str, Any]:
     if policy is not None:
         found |= _final(head.seen, policy)
     found["refuses"] = evidence.standing()
+    found["trouble"] = None if found["refuses"] else head.trouble or None
     found["evidence"] = [str(case) for case in evidence.cases()]
     return found
 
@@ -43,7 +46,7 @@ def _final(seen: str | None, file: Path) -> dict[str, Any]:
     except ProofRefused as error:
         raise BadInput("--policy", str(error), "see docs/how-to/run-a-replica.md") from error
     if seen is None:
-        return {"final": None, "missing": "no checkpoint was seen yet"}
+        return {"final": None, "not_final": "no checkpoint was seen yet"}
     note = Note.parse(seen)
     size = Checkpoint.parse(note.text).size
     try:
@@ -53,5 +56,5 @@ def _final(seen: str | None, file: Path) -> dict[str, Any]:
     missing = policy.missing(w.name for w in policy.witnesses if w.key in keys)
     return {
         "final": None if missing else size,
-        "missing": f"{size} leaves: {missing}" * bool(missing),
+        "not_final": f"the checkpoint of {size} leaves waits; {missing}" * bool(missing),
     }

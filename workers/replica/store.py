@@ -18,10 +18,15 @@ from typing import Final
 
 from ledger.errors import BadInput, ClearlaneError, Conflict, Unavailable
 from ledger.proof.books import Account
+from ledger.proof.notes import Signature, VerifierKey
 
 FILE: Final = "replica.sqlite"
 LOCK: Final = "lock"
 CACHE_KIB: Final = 65_536
+LOST: Final = (
+    "give this replica up: make a new key and an empty directory, and give its operator the key; "
+    "a copy of the directory does not know what was signed since"
+)
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS head (
     id       INTEGER PRIMARY KEY CHECK (id = 1),
@@ -30,6 +35,11 @@ CREATE TABLE IF NOT EXISTS head (
     state    BLOB,                       -- the rest of the state machine after them, as JSON
     seen     TEXT,                       -- the log's own checkpoint as it was served last
     signed_size INTEGER, signed_root BLOB, signed_note TEXT, signed_line TEXT, signed_at INTEGER
+);
+CREATE TABLE IF NOT EXISTS replica (
+    id      INTEGER PRIMARY KEY CHECK (id = 1),
+    vkey    TEXT NOT NULL,                -- who signs with this state, and nobody else
+    trouble TEXT NOT NULL                 -- what kept it from following the last time it looked
 );
 CREATE TABLE IF NOT EXISTS account (
     name TEXT PRIMARY KEY, balance TEXT NOT NULL, quota TEXT,
@@ -51,6 +61,10 @@ class SettledBefore(ClearlaneError):
         self.tasks = tasks
 
 
+class Rotten(sqlite3.DatabaseError):
+    """What was saved contradicts itself. Nothing that follows from it may be held against a log."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signed:
     """The last checkpoint this replica has signed; `time_s` unix seconds, `line` its signature."""
@@ -64,8 +78,12 @@ class Signed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """Where a replica stands. `state` None: nothing was replayed yet."""
+    """Where a replica stands. `state` None: nothing was replayed yet. `vkey`: its key; None in a
+    directory of an earlier version that has not been used since. `trouble`: what kept it from
+    following; "" when nothing did."""
 
+    vkey: str | None
+    trouble: str
     origin: str
     size: int
     state: bytes | None
@@ -101,6 +119,10 @@ class Store:
             quota_ub = None if quota is None else int(quota)
             yield name, Account(int(balance), quota_ub, opened_ms, settled)
 
+    def tasks(self) -> int:
+        """How many tasks were settled; every one is looked at."""
+        return int(self._sql.execute("SELECT count(*) FROM task").fetchone()[0])
+
     def tile(self, level: int, number: int) -> bytes:
         """The hashes of a tile; none when it was never saved."""
         query = "SELECT hashes FROM tile WHERE level = ? AND number = ?"
@@ -118,6 +140,26 @@ class Store:
                     "signed_line = ?, signed_at = ?",
                     (signed.size, signed.root, signed.note, signed.line, signed.time_s),
                 )
+
+    def own(self, key: VerifierKey) -> None:
+        """Only this key signs with this state, from its first use on. Raises Conflict.
+
+        Two keys with one state would look like two witnesses, and be one.
+        """
+        head = self.head()
+        line = head.signed and Signature.parse(head.signed.line.removesuffix("\n"))
+        other = head.vkey not in {None, key.encode()}
+        if other or (line and (line.name, line.key_id) != (key.name, key.key_id)):
+            whose = head.vkey or (line and f"{line.name}+{line.key_id.hex()}")
+            reason = f"it is the state of the replica {whose}, not of {key}"
+            raise Conflict("--state", reason, "name a directory of its own, or that replica's key")
+        with self._transaction():
+            self._sql.execute("INSERT OR IGNORE INTO replica VALUES (1, ?, '')", (key.encode(),))
+
+    def troubled(self, trouble: str) -> None:
+        """Keep what keeps us from following; "" when nothing does."""
+        with self._transaction():
+            self._sql.execute("UPDATE replica SET trouble = ?", (trouble,))
 
     def saw(self, note: str) -> None:
         """Keep the checkpoint that the log serves, with whoever has signed it by now."""
@@ -152,7 +194,7 @@ class Store:
             self._sql.execute("BEGIN IMMEDIATE")
             yield
             self._sql.commit()
-        except sqlite3.Error as error:  # a full disk, most likely
+        except sqlite3.OperationalError as error:  # a full disk, most likely
             raise Unavailable(
                 "state", f"{FILE}: {error}", "make room; it is tried again"
             ) from error
@@ -165,8 +207,19 @@ class Store:
 def opened(directory: Path, origin: str) -> Iterator[Store]:
     """The state of the replica of this log, made when there is none yet.
 
-    Raises Conflict when another process has it or it is another log's; BadInput.
+    Raises Conflict when another process has it or it is another log's; BadInput, also while it is
+    in use, when the file is damaged.
     """
+    before = os.umask(0o077)
+    try:
+        with _opened(directory, origin) as store:
+            yield store
+    finally:
+        os.umask(before)
+
+
+@contextmanager
+def _opened(directory: Path, origin: str) -> Iterator[Store]:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -177,8 +230,11 @@ def opened(directory: Path, origin: str) -> Iterator[Store]:
         _own(lock, directory)
         store = Store(_connect(directory))
         try:
+            _require_sound(store._sql)
             _require_origin(store, origin)
             yield store
+        except sqlite3.DatabaseError as error:
+            raise _damaged(directory, error) from error
         finally:
             store.close()
     finally:
@@ -191,13 +247,14 @@ def look(directory: Path) -> Head:
     if not file.exists():
         raise BadInput("--state", f"{directory} has no state of a replica", "name the one of `run`")
     try:
+        _require_something(file)
         connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
         try:
             return _head(connection)
         finally:
             connection.close()
-    except sqlite3.Error as error:
-        raise BadInput("--state", f"{file}: {error}", "read it as its owner") from error
+    except sqlite3.DatabaseError as error:
+        raise _damaged(directory, error) from error
 
 
 def _own(lock: int, directory: Path) -> None:
@@ -210,6 +267,7 @@ def _own(lock: int, directory: Path) -> None:
 
 def _connect(directory: Path) -> sqlite3.Connection:
     try:
+        _require_something(directory / FILE)
         connection = sqlite3.connect(
             directory / FILE, isolation_level=None, check_same_thread=False
         )
@@ -217,11 +275,24 @@ def _connect(directory: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         connection.executescript(SCHEMA)
-    except sqlite3.Error as error:
-        raise BadInput("--state", f"{directory / FILE}: {error}", "restore it") from error
-    with suppress(OSError):
-        (directory / FILE).chmod(0o600)
+    except sqlite3.DatabaseError as error:
+        raise _damaged(directory, error) from error
+    for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):  # of a time when others could read them
+        with suppress(OSError):
+            (directory / name).chmod(0o600)
     return connection
+
+
+def _require_something(file: Path) -> None:
+    """SQLite would take an empty file for a new one, and what was signed would be forgotten."""
+    if file.exists() and not file.stat().st_size:
+        raise Rotten("the file is empty")
+
+
+def _require_sound(connection: sqlite3.Connection) -> None:
+    found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise Rotten(found.rpartition("\n")[2])
 
 
 def _require_origin(store: Store, origin: str) -> None:
@@ -232,16 +303,38 @@ def _require_origin(store: Store, origin: str) -> None:
         raise Conflict("--state", reason, "name another directory, or another --log-key")
 
 
+def _damaged(directory: Path, error: sqlite3.DatabaseError) -> BadInput:
+    """What cannot be reached may be whole: a person's access, a lock, a disk."""
+    reachable = not isinstance(error, sqlite3.OperationalError)
+    remedy = LOST if reachable else "give its owner access, or see to the disk"
+    reason = f"{directory / FILE}{' is damaged' if reachable else ''}: {error}"
+    return BadInput("--state", reason, remedy)
+
+
 def _head(connection: sqlite3.Connection) -> Head:
-    origin, size, state, seen, *signed = connection.execute(
+    row = connection.execute(
         "SELECT origin, size, state, seen, "
         "signed_size, signed_root, signed_note, signed_line, signed_at FROM head"
     ).fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("it has no head")
+    origin, size, state, seen, *signed = row
+    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica'").fetchone()
+    mine = connection.execute("SELECT vkey, trouble FROM replica").fetchone() if known else None
+    vkey, trouble = mine or (None, "")
     found = None
     if signed[0] is not None:
         signed_size, root, note, line, time_s = signed
         found = Signed(size=signed_size, root=bytes(root), note=note, line=line, time_s=time_s)
-    return Head(origin=origin, size=size, state=state, seen=seen, signed=found)
+    return Head(
+        vkey=vkey,
+        trouble=trouble,
+        origin=origin,
+        size=size,
+        state=state,
+        seen=seen,
+        signed=found,
+    )
 
 
 def _row(item: tuple[str, Account]) -> tuple[str, str, str | None, int, int]:

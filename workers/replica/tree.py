@@ -79,6 +79,14 @@ class Tree:
         """The root of the first `size` leaves."""
         return edge_of(size, Hashes(self.tile, size)).root()
 
+    def whole(self) -> bool:
+        """Whether every full tile adds up to its hash in the tile above. Reads all of them."""
+        return all(
+            self._adds_up(level, number)
+            for level in range(len(self._open))
+            for number in range((self.size >> HEIGHT * level) // WIDTH)
+        )
+
     def unsaved(self) -> Iterator[tuple[int, int, bytes]]:
         """Level, number and hashes of every tile that is not saved as it is."""
         for (level, number), found in self._fresh.items():
@@ -90,6 +98,11 @@ class Tree:
     def saved(self) -> None:
         """All of them are saved now."""
         self._fresh.clear()
+
+    def _adds_up(self, level: int, number: int) -> bool:
+        above, place = divmod(number, WIDTH)
+        found, over = self.hashes(level, number), self.hashes(level + 1, above)
+        return len(found) == WIDTH and place < len(over) and fold(found) == over[place]
 
     def _level(self, level: int) -> bytearray:
         if level == len(self._open):
