@@ -123,7 +123,8 @@ def _price(work: Work, board: Board, seat: Seat, found: Sequence[Obstacle]) -> P
     if Obstacle.FULL in found or Obstacle.TOO_SMALL in found:
         return None
     asked = _ask(work, board, seat, found)
-    idle = _ask(work, board, seat, (*found, Obstacle.FULL))
+    # A plug-in may forbid that price, which nobody is offered.
+    idle = _ask(work, board, seat, (*found, Obstacle.FULL, Obstacle.VETOED))
     if not (isinstance(asked, Quote) and isinstance(idle, Quote)):
         return None
     return Price(

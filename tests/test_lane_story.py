@@ -81,7 +81,9 @@ def test_without_the_lock_one_ban_follows_the_other(place: Path) -> None:
         (place / "fleet.toml").write_text(configuration(agents.urls, SMALL))
         (place / "jobs.py").write_text(jobs(SMALL))
         options = ["--config", str(place / "fleet.toml")]
-        _, context = opened.enter_context(live_stack(options, place / "jobs.py"))
+        _, context = opened.enter_context(
+            live_stack(options, {"CLEARLANE_CRON_FILE": place / "jobs.py"})
+        )
         await_true("cron is at work", lambda: len(agents.served()) >= SMALL.cron_count, 120)
         assert refused(agents) == [], "alone, cron comes too soon nowhere"
         with naive_batch(agents.urls):

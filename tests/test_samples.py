@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import aiohttp
 import pytest
 
-from ledger.model import Agent, Family, Outcome, Reply
+from ledger.model import Agent, AttemptKey, Family, Outcome, Reply
 from tasks.agents import AgentClient
 from tasks.verdict import check_validator, judge
 from workers.samples.agent import HANGING, SLOW_S, Bucket
@@ -80,7 +80,7 @@ def calling(
 
 async def ask(client: AgentClient, agent: Agent, deadline_s: float = WAIT_S) -> Reply:
     return await client.call(
-        agent, task="t", family="outline", payload=PAYLOAD, deadline_s=deadline_s
+        agent, key=AttemptKey("t", 1), family="outline", payload=PAYLOAD, deadline_s=deadline_s
     )
 
 
@@ -105,7 +105,11 @@ def test_big_source_is_outlined_too() -> None:
 
     async def scene(client: AgentClient) -> Reply:
         return await client.call(
-            agent_at(url), task="t", family="f", payload={"source": big}, deadline_s=WAIT_S
+            agent_at(url),
+            key=AttemptKey("t", 1),
+            family="f",
+            payload={"source": big},
+            deadline_s=WAIT_S,
         )
 
     with started(command("good", "json")) as (_, url):
@@ -116,7 +120,9 @@ def test_agent_refuses_what_is_no_source() -> None:
     async def scene(client: AgentClient) -> list[Reply]:
         payloads: list[Any] = [{"source": "def ("}, {"source": "\0"}, {}, None, [1]]
         return [
-            await client.call(agent_at(url), task="t", family="f", payload=one, deadline_s=WAIT_S)
+            await client.call(
+                agent_at(url), key=AttemptKey("t", 1), family="f", payload=one, deadline_s=WAIT_S
+            )
             for one in payloads
         ]
 

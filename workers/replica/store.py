@@ -11,7 +11,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -228,6 +228,7 @@ def _opened(directory: Path, origin: str) -> Iterator[Store]:
         raise BadInput("--state", reason, "name another directory") from error
     try:
         _own(lock, directory)
+        _make(directory, origin)
         store = Store(_connect(directory))
         try:
             _require_sound(store._sql)
@@ -265,6 +266,21 @@ def _own(lock: int, directory: Path) -> None:
         raise Conflict("--state", reason, "stop it, or name a directory of its own") from None
 
 
+def _make(directory: Path, origin: str) -> None:
+    """The file, whole or not at all: others look at it, and this process may be killed here."""
+    file, aside = directory / FILE, directory / f"{FILE}.new"
+    if file.exists():
+        return
+    aside.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(aside)) as connection, connection:
+            connection.executescript(SCHEMA)
+            connection.execute("INSERT INTO head (id, origin, size) VALUES (1, ?, 0)", (origin,))
+    except sqlite3.DatabaseError as error:
+        raise _damaged(directory, error) from error
+    aside.rename(file)
+
+
 def _connect(directory: Path) -> sqlite3.Connection:
     try:
         _require_something(directory / FILE)
@@ -296,7 +312,6 @@ def _require_sound(connection: sqlite3.Connection) -> None:
 
 
 def _require_origin(store: Store, origin: str) -> None:
-    store._sql.execute("INSERT OR IGNORE INTO head (id, origin, size) VALUES (1, ?, 0)", (origin,))
     kept = store.head().origin
     if kept != origin:
         reason = f"it is the state of a replica of {kept}, not of {origin}"
