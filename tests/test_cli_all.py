@@ -48,6 +48,9 @@ ELSEWHERE = {
     "batch run": "tests/test_batch.py: it waits until the items have ended",
     "batch resume": "tests/test_batch.py",
     "log witnesses": "tests/test_log_cli.py: it needs a policy",
+    "log key": "tests/test_log_cli.py: it needs a log",
+    "log verify": "tests/test_log_cli.py: it needs a receipt",
+    "verify": "tests/test_log_cli.py: it needs a receipt",
     "replica show": "tests/test_replica_process.py: it needs a replica's state",
     "cron run": "tests/test_cron_stack.py: it waits until the job has ended",
 }

@@ -440,6 +440,7 @@ def test_three_replicas_follow_and_sign_by_the_file(tmp_path: Path) -> None:
             }
             made = service(name, words, tmp_path)
             key = tmp_path / name / "state" / "key"
+            key.parent.mkdir(parents=True)  # the volume
             assert replica("key", "--key", str(key), "--name", name).returncode == 0
             with made.running() as process:
                 await_true(f"{name} is healthy", made.healthy, READY_S)

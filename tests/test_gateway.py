@@ -448,6 +448,7 @@ def test_openapi_describes_every_route_and_its_problems(gateway: Gateway) -> Non
         ("get", "/v1/prices"), ("get", "/v1/accounts"), ("get", "/v1/accounts/{account}"),
         ("get", "/v1/lanes"), ("get", "/v1/lanes/{lane}"),
         ("get", "/v1/epochs"), ("get", "/v1/epochs/{epoch}"), ("get", "/v1/tasks/{task}/receipt"),
+        ("get", "/v1/tasks/{task}/entry"),
         ("get", "/log/checkpoint"), ("get", "/log/tile/{path}"),
         ("get", "/livez"), ("get", "/readyz"), ("get", "/metrics"),
     }  # fmt: skip

@@ -86,7 +86,7 @@ def test_what_the_log_does_not_reach_is_refused(engine: Engine, now: datetime) -
     install(engine, now)
     size = leaves.size(engine)[0]
     for index in (size, -1):
-        with pytest.raises(NotFound, match=f"the log has {size} leaves"):
+        with pytest.raises(NotFound, match=f"the log has no leaf {index}; use 0 to {size - 1}"):
             held(engine, "client:R", index)
     with pytest.raises(NotFound, match="begins later"):
         held(engine, "client:R", now - timedelta(milliseconds=1))

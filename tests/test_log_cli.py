@@ -152,7 +152,6 @@ def test_what_is_not_there_is_told_apart(house: House) -> None:
     for asked, words in {
         str(size): f"index: the log has no leaf {size}; use 0 to {size - 1}",
         "x": "neither the number of a leaf nor the id of a task; leaves are counted from 0",
-        "-1": "TASK_OR_INDEX: '-1' is neither the number",
         "9" * 30: "neither the number",
         unknown: f"task: {unknown} is not known; see `clearlane task list`",
         unpaid: f"task: {unpaid} is INIT, not settled; ask when it is COMMITTED",

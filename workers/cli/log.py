@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 5.0  # between two lines of progress
 VERDICT_MAX: Final = 2_000  # characters
-NEGATIVE: Final = {"ignore_unknown_options": True}  # `-1` is a wrong number, not an option
 WITNESSES: Final = ("name", "witness", "url", "size", "behind", "signed_at", "asked_at", "fault")
 
 
@@ -64,7 +63,7 @@ def export(context: Context, first: int, end: int | None) -> None:
     out.flush()
 
 
-@log.command(context_settings=NEGATIVE)
+@log.command()
 @click.argument("task_or_index")
 @with_context
 def entry(context: Context, task_or_index: str) -> None:
@@ -74,7 +73,7 @@ def entry(context: Context, task_or_index: str) -> None:
     _put(leaves.entry(context.engine, _index(context, task_or_index)))
 
 
-@log.command(context_settings=NEGATIVE)
+@log.command()
 @click.argument("task_or_index")
 @with_context
 def receipt(context: Context, task_or_index: str) -> None:
