@@ -195,10 +195,10 @@ def report(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _invalidating(connection: Connection) -> Iterator[None]:
-    """Never give a connection that broke back to the pool."""
+    """Never give a connection back to the pool that broke, or that Ctrl-C took out of its talk."""
     try:
         yield
-    except OperationalError:
+    except (OperationalError, KeyboardInterrupt):
         connection.invalidate()
         raise
 

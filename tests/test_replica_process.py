@@ -126,7 +126,7 @@ def test_killed_at_any_instant_it_never_signs_two_roots_for_one_size(pair: Pair)
                 for case in (replica.state / "evidence").glob("0*"):
                     case.rename(replica.state / f"{case.name}-{step}-{turn}")
             assert replica.child.wait() == -signal.SIGKILL
-    assert len(seen) > rounds, "hardly anything was signed"
+    assert len(seen) >= rounds, "a round signed nothing"
     assert {len(roots) for roots in seen.values()} == {1}
 
 
