@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from scheduler.bounded import EXIT_DEAF, Misbehaved, bounded
 
 LIMIT_S = 0.05
 AMPLE_S = 60.0  # for what ends by itself
+HUNG_S = 5.0  # what was not stopped by then never is
 
 
 def search() -> None:
@@ -139,12 +141,16 @@ def test_whoever_has_a_timer_gets_it_back() -> None:
 
 def test_a_timer_that_was_taken_is_taken_back() -> None:
     """By whoever sets one within the tick after foreign code."""
+
+    def fail(_number: int, _frame: FrameType | None) -> None:
+        raise AssertionError("it hangs")
+
     bounded(AMPLE_S, divmod, 7, 2)
     before = signal.setitimer(signal.ITIMER_REAL, 0)
     try:
         bounded(AMPLE_S, divmod, 7, 2)
-        theirs = signal.signal(signal.SIGALRM, lambda *_: None)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        theirs = signal.signal(signal.SIGALRM, fail)
+        signal.setitimer(signal.ITIMER_REAL, HUNG_S)
         assert module._clock.ticking
         with pytest.raises(Misbehaved, match="took longer"):
             bounded(LIMIT_S, spin)
