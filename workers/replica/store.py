@@ -11,14 +11,14 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ledger.errors import BadInput, ClearlaneError, Conflict, Unavailable
 from ledger.proof.books import Account
-from ledger.proof.notes import Signature, VerifierKey
+from ledger.proof.notes import VerifierKey
 
 FILE: Final = "replica.sqlite"
 LOCK: Final = "lock"
@@ -28,25 +28,22 @@ LOST: Final = (
     "a copy of the directory does not know what was signed since"
 )
 SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS head (
+CREATE TABLE head (
     id       INTEGER PRIMARY KEY CHECK (id = 1),
     origin   TEXT NOT NULL,
     size     INTEGER NOT NULL,           -- leaves replayed
     state    BLOB,                       -- the rest of the state machine after them, as JSON
     seen     TEXT,                       -- the log's own checkpoint as it was served last
+    vkey     TEXT,                       -- who signs with this state, and nobody else
+    trouble  TEXT NOT NULL DEFAULT '',   -- what kept it from following when it looked last
     signed_size INTEGER, signed_root BLOB, signed_note TEXT, signed_line TEXT, signed_at INTEGER
 );
-CREATE TABLE IF NOT EXISTS replica (
-    id      INTEGER PRIMARY KEY CHECK (id = 1),
-    vkey    TEXT NOT NULL,                -- who signs with this state, and nobody else
-    trouble TEXT NOT NULL                 -- what kept it from following the last time it looked
-);
-CREATE TABLE IF NOT EXISTS account (
+CREATE TABLE account (
     name TEXT PRIMARY KEY, balance TEXT NOT NULL, quota TEXT,
     opened_ms INTEGER NOT NULL, settled INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS task (id BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tile (
+CREATE TABLE task (id BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE tile (
     level INTEGER NOT NULL, number INTEGER NOT NULL, hashes BLOB NOT NULL,
     PRIMARY KEY (level, number)
 );
@@ -78,9 +75,8 @@ class Signed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Head:
-    """Where a replica stands. `state` None: nothing was replayed yet. `vkey`: its key; None in a
-    directory of an earlier version that has not been used since. `trouble`: what kept it from
-    following; "" when nothing did."""
+    """Where a replica stands. `state` None: nothing was replayed yet. `vkey`: its key; None
+    before its first use. `trouble`: what kept it from following; "" when nothing did."""
 
     vkey: str | None
     trouble: str
@@ -146,20 +142,17 @@ class Store:
 
         Two keys with one state would look like two witnesses, and be one.
         """
-        head = self.head()
-        line = head.signed and Signature.parse(head.signed.line.removesuffix("\n"))
-        other = head.vkey not in {None, key.encode()}
-        if other or (line and (line.name, line.key_id) != (key.name, key.key_id)):
-            whose = head.vkey or (line and f"{line.name}+{line.key_id.hex()}")
-            reason = f"it is the state of the replica {whose}, not of {key}"
+        owner = self.head().vkey
+        if owner not in {None, key.encode()}:
+            reason = f"it is the state of the replica {owner}, not of {key}"
             raise Conflict("--state", reason, "name a directory of its own, or that replica's key")
         with self._transaction():
-            self._sql.execute("INSERT OR IGNORE INTO replica VALUES (1, ?, '')", (key.encode(),))
+            self._sql.execute("UPDATE head SET vkey = ?", (key.encode(),))
 
     def troubled(self, trouble: str) -> None:
         """Keep what keeps us from following; "" when nothing does."""
         with self._transaction():
-            self._sql.execute("UPDATE replica SET trouble = ?", (trouble,))
+            self._sql.execute("UPDATE head SET trouble = ?", (trouble,))
 
     def saw(self, note: str) -> None:
         """Keep the checkpoint that the log serves, with whoever has signed it by now."""
@@ -290,12 +283,8 @@ def _connect(directory: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        connection.executescript(SCHEMA)
     except sqlite3.DatabaseError as error:
         raise _damaged(directory, error) from error
-    for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):  # of a time when others could read them
-        with suppress(OSError):
-            (directory / name).chmod(0o600)
     return connection
 
 
@@ -328,15 +317,12 @@ def _damaged(directory: Path, error: sqlite3.DatabaseError) -> BadInput:
 
 def _head(connection: sqlite3.Connection) -> Head:
     row = connection.execute(
-        "SELECT origin, size, state, seen, "
+        "SELECT vkey, trouble, origin, size, state, seen, "
         "signed_size, signed_root, signed_note, signed_line, signed_at FROM head"
     ).fetchone()
     if row is None:
         raise sqlite3.DatabaseError("it has no head")
-    origin, size, state, seen, *signed = row
-    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'replica'").fetchone()
-    mine = connection.execute("SELECT vkey, trouble FROM replica").fetchone() if known else None
-    vkey, trouble = mine or (None, "")
+    vkey, trouble, origin, size, state, seen, *signed = row
     found = None
     if signed[0] is not None:
         signed_size, root, note, line, time_s = signed
