@@ -201,6 +201,7 @@ def _page(
 
 
 def _aborted(failures: Sequence[Failure], now: datetime) -> dict[str, Any]:
+    known = [item.penalty for item in failures]
     return {
         "ids": [item.key.task for item in failures],
         "attempts": [item.key.attempt for item in failures],
@@ -209,10 +210,10 @@ def _aborted(failures: Sequence[Failure], now: datetime) -> dict[str, Any]:
         "costs": [item.cost_ub for item in failures],
         "latencies": [item.latency_s for item in failures],
         "reasons": [item.reason for item in failures],
-        "f_before": [item.f_before for item in failures],
-        "f_after": [item.f_after for item in failures],
-        "s_before": [item.s_before for item in failures],
-        "s_after": [item.s_after for item in failures],
+        "f_before": [item and item.f_before for item in known],
+        "f_after": [item and item.f_after for item in known],
+        "s_before": [item and item.s_before for item in known],
+        "s_after": [item and item.s_after for item in known],
         "losses_max": LOSSES_MAX,
         "now": now,
     }
@@ -226,13 +227,14 @@ def _leaf(page: Page, failure: Failure) -> bytes:
         "attempt": failure.key.attempt,
         "outcome": str(failure.outcome),
     }
-    if failure.agent is None:
+    penalty = failure.penalty
+    if failure.agent is None or penalty is None:
         return entries.abort(**what)
     return entries.abort_blaming(
         **what,
         agent=agent_account(failure.agent),
-        f=(failure.f_before, failure.f_after),
-        s=(failure.s_before, failure.s_after),
+        f=(penalty.f_before, penalty.f_after),
+        s=(penalty.s_before, penalty.s_after),
     )
 
 

@@ -59,7 +59,7 @@ def _name(leaf: dict[str, Any]) -> str:
 
 
 def _differs(row: Any, leaf: dict[str, Any]) -> str | None:
-    agent = None if row.agent is None else f"agent:{row.agent}"
+    agent = None if row.agent is None or row.f_before is None else f"agent:{row.agent}"
     pairs: list[tuple[str, Any, Any]] = [
         ("outcome", row.outcome, leaf["outcome"]),
         ("end", stamp(row.ended_at), leaf["at"]),

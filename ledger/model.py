@@ -183,8 +183,19 @@ class Settlement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Penalty:
+    """What a failure did to its agent: risk premium and quality before it and after."""
+
+    f_before: float
+    f_after: float
+    s_before: float
+    s_after: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """A failed attempt, ready to be recorded. `agent` is None when no agent is to blame."""
+    """A failed attempt, ready to be recorded. `agent` is None when no agent is to blame, `penalty`
+    when nobody is judged by it, or it is not known what came of that."""
 
     key: AttemptKey
     agent: str | None
@@ -192,7 +203,4 @@ class Failure:
     outcome: Outcome
     reason: str
     latency_s: float = 0.0
-    f_before: float = 0.0
-    f_after: float = 0.0
-    s_before: float = 1.0
-    s_after: float = 1.0
+    penalty: Penalty | None = None

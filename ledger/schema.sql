@@ -258,14 +258,15 @@ CREATE TABLE attempt (
     cost_ub bigint NOT NULL CHECK (cost_ub >= 0),
     latency_s double precision NOT NULL,
     reason text NOT NULL,
-    -- What the failure did to the agent's risk premium and quality.
+    -- What the failure did to the agent's risk premium and quality, where that is known.
     f_before double precision,
     f_after double precision,
     s_before double precision,
     s_after double precision,
     ended_at timestamptz NOT NULL,
     PRIMARY KEY (task, attempt),
-    CHECK ((state = 'ABORTED') = (num_nulls(f_before, f_after, s_before, s_after) = 0))
+    CHECK (num_nulls(f_before, f_after, s_before, s_after)
+           = ANY (CASE state WHEN 'ABORTED' THEN ARRAY[0, 4] ELSE ARRAY[4] END))
 );
 
 -- Results and attempts belong to tasks. A foreign key would look up every row on its own, on the
@@ -327,6 +328,7 @@ CREATE TABLE ledger_transaction (
     leaf bigint, -- where in the log it stands; NULL before there was a log
     CHECK ((kind = 'settle') = (task IS NOT NULL))
 );
+CREATE INDEX ledger_transaction_other ON ledger_transaction (id) WHERE kind <> 'settle';
 
 CREATE TABLE posting (
     transaction bigint NOT NULL,
@@ -426,6 +428,7 @@ CREATE TABLE epoch (
     CHECK (final_at IS NULL OR closed_at IS NOT NULL)
 );
 CREATE UNIQUE INDEX epoch_open ON epoch ((true)) WHERE closed_at IS NULL;
+CREATE INDEX epoch_not_final ON epoch (size) WHERE closed_at IS NOT NULL AND final_at IS NULL;
 
 -- One row for each transaction that appended. It starts where another one ended, and no other does:
 -- the leaves are dense, and a size has one root. `entries` have two bytes of length before each, as
@@ -506,12 +509,14 @@ CREATE TABLE log_cosignature (
 );
 CREATE INDEX log_cosignature_witness ON log_cosignature (witness, size);
 
--- How it went when a witness was asked last, and for which size; no fault: it has signed.
+-- How it went when a witness was asked last, and for which size; no fault: it has signed. It accuses
+-- when it answers that the log is not the one that it has signed.
 CREATE TABLE log_witness (
     witness text PRIMARY KEY,
     size bigint NOT NULL,
     fault text NOT NULL,
-    at timestamptz NOT NULL
+    at timestamptz NOT NULL,
+    accuses boolean NOT NULL DEFAULT false
 );
 
 CREATE TRIGGER log_key_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON log_key
@@ -570,7 +575,8 @@ GRANT SELECT, INSERT (id, quota_ub, opened_at), UPDATE (quota_ub) ON account TO 
 CREATE TABLE token (
     id text PRIMARY KEY CHECK (id ~ '^[0-9a-f]{12}$'),
     secret_sha256 bytea NOT NULL CHECK (octet_length(secret_sha256) = 32),
-    role text NOT NULL CHECK (role IN ('client', 'agent', 'operator', 'approver', 'viewer')),
+    role text NOT NULL
+        CHECK (role IN ('client', 'agent', 'operator', 'approver', 'viewer', 'replica')),
     client text REFERENCES client,
     agent text REFERENCES agent,
     principal text NOT NULL CHECK (principal ~ '^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$'),

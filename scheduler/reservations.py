@@ -15,13 +15,12 @@ from typing import Any
 
 import redis
 
-from ledger.model import Agent, AttemptKey, Reply, SagaState, Verdict
+from ledger.model import Agent, AttemptKey, Penalty, Reply, SagaState, Verdict
 from scheduler.away import AWAY, unavailable
 from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, gives_back
 from scheduler.router import Quote
 from scheduler.saga import (
-    Penalty,
     Saga,
     budget_key,
     decode_saga,

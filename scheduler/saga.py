@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from ledger.model import AttemptKey, Outcome, Reply, SagaState, Verdict, Work
+from ledger.model import AttemptKey, Outcome, Penalty, Reply, SagaState, Verdict, Work
 from scheduler.router import Quote
 
 
@@ -31,19 +31,6 @@ def budget_key(work: Work) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Penalty:
-    """What a failure did to its agent: risk premium and quality, before and after."""
-
-    f_before: float = 0.0
-    f_after: float = 0.0
-    s_before: float = 1.0
-    s_after: float = 1.0
-
-
-NO_PENALTY = Penalty()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Saga:
     """An attempt between its reservation and its release."""
 
@@ -55,7 +42,7 @@ class Saga:
     gives_back: bool
     reply: Reply | None
     verdict: Verdict | None
-    penalty: Penalty
+    penalty: Penalty | None  # of a failure; None until it is known
     began: bool  # a worker has set out to call the agent
     outsourced_ub: int = 0  # held or paid for its subtasks
     judging: bool = False  # a validator of others has been given the reply
@@ -129,7 +116,7 @@ def decode_saga(key: AttemptKey, fields: Mapping[str, str]) -> Saga | None:
         began="caller" in fields,
         outsourced_ub=int(fields.get("outsourced_ub", 0)),
         judging="judging" in fields,
-        penalty=Penalty(**json.loads(penalty)) if penalty is not None else NO_PENALTY,
+        penalty=Penalty(**json.loads(penalty)) if penalty is not None else None,
     )
 
 

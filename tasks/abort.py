@@ -51,8 +51,5 @@ def failure(saga: Saga) -> Failure:
         outcome=reply.outcome if reply else Outcome.LOST if saga.began else Outcome.UNSTARTED,
         reason=verdict.reason if verdict else "",
         latency_s=reply.latency_s if reply else 0.0,
-        f_before=saga.penalty.f_before,
-        f_after=saga.penalty.f_after,
-        s_before=saga.penalty.s_before,
-        s_after=saga.penalty.s_after,
+        penalty=saga.penalty if reply else None,
     )

@@ -9,18 +9,28 @@ is therefore noted first: whoever finds one noted judges it apart, and that vali
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from celery import shared_task
 
 from ledger import attempts
-from ledger.model import LANE_DEFAULT, AttemptKey, Family, Json, Outcome, Reply, Verdict
+from ledger.model import (
+    LANE_DEFAULT,
+    AttemptKey,
+    Family,
+    Json,
+    Outcome,
+    Penalty,
+    Reply,
+    Routing,
+    Verdict,
+)
 from ledger.registry import Registry
 from scheduler.hooks import Hooks
-from scheduler.judgement import Adjustment, Judgement, adjust
-from scheduler.saga import Penalty, Saga
+from scheduler.judgement import Adjustment, Judgement, adjust, premium
+from scheduler.saga import Saga
 from scheduler.standing import Standing
 from tasks.apart import apart
 from tasks.context import Context, current
@@ -107,36 +117,61 @@ def _judge_apart(family: Family, payload: Json, reply: Reply) -> Verdict:
 Judged = tuple[Saga, Reply, Verdict]
 
 
+Asked = Sequence[tuple[Saga, Sequence[Adjustment]]]
+"""Attempts, and what the plug-ins ask for after each."""
+
+
 def _judge_agents(
     context: Context, fresh: Sequence[Judged], standings: Mapping[str, Standing]
 ) -> None:
     """Fold what the plug-ins say into each agent's judgement, by compare-and-set per agent."""
     registry, hooks = context.registry(), context.hooks
-    changes = [(judged[0], _adjustments(registry, hooks, judged)) for judged in fresh]
-    todo = {saga.agent for saga, asked in changes if asked}
+    asked = [(judged[0], _adjustments(registry, hooks, judged)) for judged in fresh]
+    failed = {saga.work.key: saga.agent for saga, _, verdict in fresh if not verdict.passed}
+    todo = {saga.agent for saga, changes in asked if changes} | set(failed.values())
     penalties: dict[AttemptKey, Penalty] = {}
     for _ in range(JUDGE_ROUNDS_MAX):
         if not todo:
             break
         before = {agent: standings[agent][1] for agent in todo & standings.keys()}
-        after = dict(before)
-        for saga, asked in changes:
-            if asked and saga.agent in after:
-                was = after[saga.agent]
-                after[saga.agent] = adjust(was, asked, registry.routing, context.now_ms())
-                penalties[saga.work.key] = _penalty(was, after[saga.agent])
-        todo = set(
-            context.reservations.store_judgements(
-                {agent: (before[agent], after[agent]) for agent in before}
-            )
-        )
+        after, found = _folded(asked, failed, before, registry.routing, context.now_ms())
+        penalties |= found
+        changed = {
+            agent: (before[agent], now) for agent, now in after.items() if now != before[agent]
+        }
+        todo = set(context.reservations.store_judgements(changed)) if changed else set()
         if todo:
             standings, _ = context.reservations.look(list(todo))
-    failed = {saga.work.key for saga, _, verdict in fresh if not verdict.passed}
-    if failed:
-        context.reservations.note_penalty(
-            {key: penalties[key] for key in failed & penalties.keys()}
-        )
+    known = {key: penalty for key, penalty in penalties.items() if failed[key] not in todo}
+    if known:
+        context.reservations.note_penalty(known)
+
+
+def _folded(
+    asked: Asked,
+    failed: Collection[AttemptKey],
+    before: Mapping[str, Judgement],
+    routing: Routing,
+    now_ms: int,
+) -> tuple[dict[str, Judgement], dict[AttemptKey, Penalty]]:
+    """The judgement of each of these agents after the attempts, one after the other, and what each
+    failure did to it: nothing, where no plug-in asked for a change. Pure."""
+    after, penalties = dict(before), {}
+    for saga, changes in asked:
+        was = after.get(saga.agent)
+        if was is None:
+            continue
+        now = adjust(was, changes, routing, now_ms) if changes else was
+        after[saga.agent] = now
+        if saga.work.key in failed:
+            # At this instant: what f had decayed to, not what it was when it was stored.
+            penalties[saga.work.key] = Penalty(
+                f_before=premium(was, routing, now_ms),
+                f_after=premium(now, routing, now_ms),
+                s_before=was.s,
+                s_after=now.s,
+            )
+    return after, penalties
 
 
 def _adjustments(registry: Registry, hooks: Hooks, judged: Judged) -> list[Adjustment]:
@@ -151,10 +186,6 @@ def _adjustments(registry: Registry, hooks: Hooks, judged: Judged) -> list[Adjus
     return asked + hooks.adjustments(
         "on_validate", work=saga.work, agent=agent, reply=reply, verdict=verdict
     )
-
-
-def _penalty(was: Judgement, now: Judgement) -> Penalty:
-    return Penalty(f_before=was.f, f_after=now.f, s_before=was.s, s_after=now.s)
 
 
 def _rest(context: Context, fresh: Sequence[Judged]) -> None:

@@ -13,7 +13,16 @@ from ledger import attempts, intake, registry
 from ledger.accounts import mint
 from ledger.db import transaction
 from ledger.log import open_page
-from ledger.model import Agent, AttemptKey, Failure, Family, Outcome, Settlement, Work
+from ledger.model import (
+    Agent,
+    AttemptKey,
+    Failure,
+    Family,
+    Outcome,
+    Penalty,
+    Settlement,
+    Work,
+)
 
 UB = 1_000_000
 
@@ -97,7 +106,12 @@ def settlement(key: AttemptKey, **values: Any) -> Settlement:
 
 def failure(key: AttemptKey, **values: Any) -> Failure:
     given = {"agent": "A", "cost_ub": 1, "outcome": Outcome.GARBAGE, "reason": "not JSON"}
-    return Failure(key=key, **{**given, **values})
+    penalty = jump() if values.get("agent", "A") else None
+    return Failure(key=key, **{**given, "penalty": penalty, **values})
+
+
+def jump(f: tuple[float, float] = (0.0, 0.0), s: tuple[float, float] = (1.0, 1.0)) -> Penalty:
+    return Penalty(f_before=f[0], f_after=f[1], s_before=s[0], s_after=s[1])
 
 
 def as_owner(database_url: str, *statements: str) -> None:

@@ -16,7 +16,7 @@ from ledger.attempts import LOSSES_MAX, Waiting
 from ledger.db import BY_INDEX, CLAIM_LOCK, ENDED, READY, sql
 from ledger.listen import Listener
 from ledger.model import AttemptKey, Outcome, Wait
-from tests.makers import as_owner, claim, failure, family, install, submit
+from tests.makers import as_owner, claim, failure, family, install, jump, submit
 
 LONG = timedelta(seconds=100)  # longer than any claim here
 
@@ -236,7 +236,7 @@ def test_put_back_needs_the_attempt_in_charge(engine: Engine, now: datetime) -> 
 def test_an_abort_is_recorded_once(engine: Engine, database_url: str, now: datetime) -> None:
     (task,) = submit(engine, now)
     (key,) = claim(engine, now)
-    failed = failure(key, latency_s=0.5, f_before=0.0, f_after=5.0, s_before=1.0, s_after=0.7)
+    failed = failure(key, latency_s=0.5, penalty=jump((0.0, 5.0), (1.0, 0.7)))
     with Listener(database_url, READY) as listener:
         attempts.abort(engine, [failed], now)
         assert listener.wait(60)[0][0] == READY

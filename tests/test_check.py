@@ -9,7 +9,7 @@ from ledger import check_leaves, check_log, epochs
 from ledger.attempts import abort
 from ledger.check import violations
 from ledger.settle import settle
-from tests.makers import claim, client, failure, install, plant, settlement, submit
+from tests.makers import claim, client, failure, install, jump, plant, settlement, submit
 
 # What is broken, and the invariant and words under which it must be reported.
 VIOLATIONS = {
@@ -197,7 +197,7 @@ WITHOUT_A_LOG = (
 
 def failed(engine: Engine, now: datetime) -> None:
     submit(engine, now)
-    abort(engine, [failure(key, f_after=1.5) for key in claim(engine, now)], now)
+    abort(engine, [failure(key, penalty=jump((0.0, 1.5))) for key in claim(engine, now)], now)
 
 
 def test_a_ledger_that_is_older_than_its_log_is_sound(

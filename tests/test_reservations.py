@@ -22,8 +22,8 @@ from scheduler.judgement import Judgement
 from scheduler.pool import MT, Pool, gives_back, refill_mt
 from scheduler.reservations import ARRIVE_MS, STEP_MAX_MS, Credit, Reservations, Taken
 from scheduler.router import Quote
-from scheduler.saga import Penalty, Saga
-from tests.makers import agent, work
+from scheduler.saga import Saga
+from tests.makers import agent, jump, work
 
 NOW_MS = 1_000_000
 LEASE_MS = 5_000
@@ -248,14 +248,14 @@ def test_each_step_happens_once(reservations: Reservations) -> None:
 
 def test_a_penalty_stays_with_a_failed_attempt(reservations: Reservations) -> None:
     reserve(reservations, quote(agent(), seeded(reservations)))
-    penalty = Penalty(f_before=0.0, f_after=5.0, s_before=1.0, s_after=0.7)
+    penalty = jump((0.0, 5.0), (1.0, 0.7))
     reservations.begin([KEY], "first", NOW_MS)
     reservations.note_penalty({KEY: penalty})
-    assert saga(reservations).penalty == Penalty()
+    assert saga(reservations).penalty is None
     reservations.answer({KEY: REPLY}, NOW_MS)
     reservations.judge({KEY: FAILED}, [])
     reservations.note_penalty({KEY: penalty})
-    reservations.note_penalty({KEY: Penalty()})
+    reservations.note_penalty({KEY: jump()})
     assert saga(reservations).penalty == penalty
 
 

@@ -4,6 +4,7 @@ delivers messages in any order, twice, or never."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,12 +27,14 @@ from kombu.exceptions import OperationalError
 from sqlalchemy import Engine
 
 import tasks.messages
-from ledger import attempts, check, intake, lanes
+from ledger import attempts, check, intake, lanes, leaves
 from ledger.errors import Conflict, NotFound, Unavailable
 from ledger.model import AttemptKey, Outcome, Reply, Settlement, TaskState, Wait
+from ledger.proof import entries
 from ledger.registry import suspend
 from scheduler.connection import connect
-from scheduler.pool import MT, refill_mt
+from scheduler.judgement import Judgement
+from scheduler.pool import MT, Pool, refill_mt
 from scheduler.reservations import Reservations
 from scheduler.saga import Saga
 from tasks import abort, commit, execute, reserve, sweep, validate
@@ -218,6 +221,59 @@ def test_an_agent_that_said_429_rests_as_long_as_it_asked(fleet: Fleet) -> None:
     rests = {pool.next_available_ms for pool, _ in board.values()}
     assert rests == {0, fleet.context.now_ms() + 2_000}
     assert all(judged.f == 0.0 and judged.s == 1.0 for _, judged in board.values())
+
+
+def judged_before(fleet: Fleet) -> None:
+    """Every agent has been found risky and poor just now."""
+    now_ms = fleet.context.now_ms()
+    pool = Pool(y_mt=0, refilled_at_ms=now_ms)
+    judged = Judgement(f=4.0, s=0.5, judged_at_ms=now_ms)
+    fleet.at.seed(AGENTS, {agent.id: (pool, judged) for agent in AGENTS}, now_ms)
+
+
+def aborts(engine: Engine) -> list[dict[str, Any]]:
+    every = [entries.decode(leaf) for leaf in leaves.entries(engine, 0, 10**9)]
+    return [leaf for leaf in every if leaf["type"] == "abort"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "rises"), [(REPLIES[1], True), (REPLIES[2], False), (REPLIES[3], False)]
+)
+def test_the_log_says_what_f_and_s_were_when_it_failed(
+    fleet: Fleet, reply: Reply, rises: bool
+) -> None:
+    """f decays from when it was judged, also where nothing is added to it."""
+    judged_before(fleet)
+    submit(fleet.engine, fleet.now, to="good")
+    fleet.now_s += 1000.0
+    fleet.agents.next = [reply]
+    fleet.dispatch()
+    fleet.deliver_all()
+    (leaf,) = aborts(fleet.engine)
+    before, after = map(float, leaf["f"])
+    assert before == pytest.approx(4.0 * math.exp(-1))
+    assert after == pytest.approx(5.0 if rises else before)  # no more than f_max
+    s_before, s_after = map(float, leaf["s"])
+    assert s_before == 0.5
+    sampled = reply.outcome is not Outcome.RATE_LIMITED
+    assert s_after == pytest.approx(0.5 * 0.7 if sampled else 0.5)
+    assert check.violations(fleet.engine) == []
+
+
+def test_a_judgement_that_was_not_noted_is_not_made_up(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_before(fleet)
+    (task,) = submit(fleet.engine, fleet.now, to="bad")
+    monkeypatch.setattr(Reservations, "note_penalty", lambda *_: None)  # it died before
+    fleet.dispatch()
+    fleet.deliver_all()
+    (leaf,) = aborts(fleet.engine)
+    assert {"agent", "f", "s"}.isdisjoint(leaf)
+    (attempt,) = fleet.row(task)["attempts"]
+    assert attempt["agent"] is not None
+    assert attempt["f_before"] is None
+    assert check.violations(fleet.engine) == []
 
 
 def test_a_429_slows_down_a_lane_that_shares_something(fleet: Fleet) -> None:

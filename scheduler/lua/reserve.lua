@@ -1,4 +1,4 @@
--- Take capacity from an agent and credit from a client for one attempt, or nothing at all.
+-- Take capacity from an agent and credit from a payer for one attempt, or nothing at all.
 -- Only adds, subtracts and compares: prices and refills were computed before.
 -- KEYS[1] pool:<agent>  [2] saga:<task>:<attempt>  [3] credit:<account>  [4] leases  [5] lane:<lane>
 -- ARGV[1] member  [2] now_ms  [3] lease_until_ms  [4] size_mt  [5] y_seen_mt  [6] refill_mt
