@@ -100,7 +100,7 @@ def main(
     out: Path | None,
     profile: str | None,
 ) -> None:
-    """Measure Clearlane beside its peers on embedded servers, about a quarter of an hour."""
+    """Measure Clearlane beside its peers on embedded servers: some 40 minutes for all."""
     unknown = sorted(set(only) - SECTIONS.keys())
     if unknown:
         raise click.BadParameter(

@@ -1,4 +1,4 @@
-"""Section `log`: what the log costs a settlement, what a proof costs, and whether either grows."""
+"""Section `log`: what the log costs a settlement, what proofs and receipts cost; does it grow?"""
 
 from __future__ import annotations
 
@@ -18,18 +18,24 @@ from bench.processes import meter
 from bench.section import Bench, Figures, Grid, Section, Trial
 from bench.settling import CHUNK, WARM_CHUNKS, claimed, settled_s
 from bench.stand import database, echo_agents
-from ledger import leaves
+from ledger import checkpoints, leaves
 from ledger.db import transaction
 from ledger.log import Head, Page, open_page
 from ledger.model import Settlement
-from ledger.proof import entries
+from ledger.proof import entries, receipts
 from ledger.proof.merkle import EMPTY_EDGE, inclusion_proof, leaf_hash, verify_inclusion
+from ledger.proof.notes import COSIGNER, LOG, Signer
+from ledger.proof.policy import Policy
 
 CHUNKS = (1, 16, 64, 256)
 PAIRS = 50  # short ones, in turns: what disturbs the one disturbs the other
 SIZES = (10_000, 100_000, 1_000_000)
 PAGE = 10_000  # leaves written at once to make a log long
-PROOFS = 2_000
+PROOFS = 2_000  # and as many receipts
+SIGNER = Signer(name="log.example/bench", kind=LOG, seed=bytes([1] * 32))
+WITNESS = Signer(name="witness.example", kind=COSIGNER, seed=bytes([2] * 32))
+POLICY = Policy.parse(f"witness w {WITNESS.key.encode()}\nquorum w\n")
+SETTLED = "SELECT leaf FROM ledger_transaction WHERE kind = 'settle' ORDER BY leaf"
 NEXT = """
 SELECT 1 AS size, id AS epoch, 10000 AS tau_ppm, ''::bytea AS edge,
        (SELECT coalesce(max(id), -1) + 1 FROM ledger_transaction) AS transaction
@@ -152,8 +158,52 @@ def _proofs(engine: Engine, count: int) -> dict[str, float]:
     }
 
 
+def _sign(engine: Engine) -> None:
+    """A checkpoint of the log as it is; one witness is the quorum."""
+    now = datetime.now(UTC)
+    checkpoints.sign(engine, lambda: SIGNER, now)
+    stored = checkpoints.newest(engine)
+    line = WITNESS.sign(stored.note.text, time_s=int(now.timestamp()))
+    checkpoints.cosign(engine, stored.size, WITNESS.key, line, now)
+    checkpoints.settle_quorum(engine, checkpoints.newest(engine), POLICY, now)
+
+
+def _receipts(engine: Engine, count: int) -> dict[str, float]:
+    """Settlements' receipts made from PostgreSQL one by one, and checked, per second."""
+    _sign(engine)
+    with engine.connect() as connection:
+        settled = connection.exec_driver_sql(SETTLED).scalars().all()
+    wanted = random.Random(2).sample(settled, min(count, len(settled)))
+    started = time.perf_counter()
+    made = [checkpoints.receipt(engine, index).encode().encode() for index in wanted]
+    made_s = time.perf_counter() - started
+    proven = [leaves.entry(engine, index) for index in wanted]
+    started = time.perf_counter()
+    for text, entry in zip(made, proven, strict=True):
+        receipts.verify(text, entry, SIGNER.key, POLICY)
+    return {
+        "receipts_made_per_s": len(wanted) / made_s,
+        "receipts_checked_per_s": len(wanted) / (time.perf_counter() - started),
+    }
+
+
+def _by_size(bench: Bench, engine: Engine, size: int) -> dict[str, float]:
+    """Settlements up to this length of the log; proofs and receipts at it."""
+    count, proofs = bench.size(6_400, 256), bench.size(PROOFS, 100)
+    _lengthen(engine, size - count)
+    wall_s, cpu_s = _timed(engine, claimed(engine, count // CHUNK))
+    if leaves.size(engine)[0] != size:
+        raise RuntimeError(f"the log has not {size:,} leaves")
+    return {
+        "per_s": count / wall_s,
+        "cpu_us": cpu_s / count * 1e6,
+        **_proofs(engine, proofs),
+        **_receipts(engine, proofs),
+    }
+
+
 def measure(bench: Bench, number: int) -> Trial:
-    """By chunk, then by the length of the log."""
+    """By chunk, then by the length of another log: the first one is long by then."""
     tasks = bench.size(1_024, 256)
     found: Trial = {"chunks": {}, "sizes": {}}
     with database(bench, f"log_{number}", echo_agents()) as (_, engine):
@@ -162,16 +212,14 @@ def measure(bench: Bench, number: int) -> Trial:
             part = tasks if chunk > 1 else tasks // 8
             row = found["chunks"][str(chunk)] = _by_chunk(engine, chunk, part)
             bench.say(f"chunk {chunk}: {row['per_s']:,.0f}/s, the log takes {1 - row['kept']:.1%}")
+    with database(bench, f"log_sizes_{number}", echo_agents()) as (_, engine):
+        settled_s(engine, claimed(engine, WARM_CHUNKS))
         for size in SIZES[: bench.size(len(SIZES), 1)]:
-            _lengthen(engine, size)
-            count = bench.size(6_400, 256)
-            wall_s, cpu_s = _timed(engine, claimed(engine, count // CHUNK))
-            found["sizes"][str(size)] = {
-                "per_s": count / wall_s,
-                "cpu_us": cpu_s / count * 1e6,
-                **_proofs(engine, bench.size(PROOFS, 100)),
-            }
-            bench.say(f"{size:,} leaves: {count / wall_s:,.0f} settlements/s")
+            row = found["sizes"][str(size)] = _by_size(bench, engine, size)
+            bench.say(
+                f"{size:,} leaves: {row['per_s']:,.0f} settlements/s, "
+                f"{row['receipts_made_per_s']:,.0f} receipts/s"
+            )
     return found
 
 
@@ -208,6 +256,8 @@ def grids(figures: Figures) -> list[Grid]:
             f"{row['cpu_us']:.0f}",
             f"{row['made_per_s']:,.0f}",
             f"{row['checked_per_s']:,.0f}",
+            f"{row['receipts_made_per_s']:,.0f}",
+            f"{row['receipts_checked_per_s']:,.0f}",
         )
         for name, row in figures["sizes"].items()
     ]
@@ -218,8 +268,11 @@ def grids(figures: Figures) -> list[Grid]:
             rows=chunks,
         ),
         Grid(
-            title="A settlement by chunks of 64, and a proof, by the length of the log",
-            head=("leaves", "settlements/s", "CPU µs", "proofs made/s", "checked/s"),
+            title="Settlements by chunks of 64, proofs and receipts, by the length of the log",
+            head=(
+                *("leaves", "settlements/s", "CPU µs"),
+                *("proofs made/s", "proofs checked/s", "receipts made/s", "receipts checked/s"),
+            ),
             rows=sizes,
         ),
     ]
@@ -227,7 +280,7 @@ def grids(figures: Figures) -> list[Grid]:
 
 SECTION = Section(
     name="log",
-    about="what the log costs a settlement by chunk size; proofs; growth to 10⁶ leaves",
+    about="what the log costs a settlement by chunk size; receipts; growth to 10⁶ leaves",
     measure=measure,
     summarise=summarise,
     grids=grids,
@@ -235,6 +288,9 @@ SECTION = Section(
         "Log: `ledger.settle` on one connection, 1,024 tasks (128 one by one) in turns with the "
         "same code whose head, leaves, hashes and pages are left out; what the log takes is the "
         f"median over {PAIRS} pairs. CPU: PostgreSQL and the settling process. A proof is made "
-        "from PostgreSQL alone, each with no tile kept from the one before, and checked in memory.",
+        "from PostgreSQL alone, each with no tile kept from the one before, and checked in memory. "
+        "A receipt besides has the checkpoint, with the signatures of the log and of one witness; "
+        "it is checked from its text with the log's key and a policy that wants the witness, as "
+        "`clearlane verify` does. Proofs are of any leaves, receipts of settlements.",
     ),
 )

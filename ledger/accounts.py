@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from psycopg.errors import CheckViolation
+from psycopg.errors import CheckViolation, NumericValueOutOfRange
 from sqlalchemy import Connection, Engine
 
 from ledger.db import dicts, query, report, single
-from ledger.errors import Conflict, NotFound
+from ledger.errors import BadInput, Conflict, NotFound
 from ledger.log import Page
 from ledger.money import show_b
 from ledger.postings import ISSUANCE, Posting
@@ -43,13 +43,20 @@ def set_quota(connection: Connection, page: Page, account: str, quota_ub: int) -
 
 
 def mint(connection: Connection, page: Page, account: str, amount_ub: int) -> None:
-    """Create credit. Issuance goes negative by as much, so that all balances still sum to 0."""
+    """Create credit. Issuance goes negative by as much, so that all balances still sum to 0.
+
+    Raises BadInput when all that was ever created is more than a balance can hold.
+    """
     postings = [
         Posting(account=ISSUANCE, amount_ub=-amount_ub),
         Posting(account=account, amount_ub=amount_ub),
     ]
     leaf = entries.mint(epoch=page.epoch, at=page.at, account=account, postings=postings)
-    append(connection, page, kind="mint", leaves=[leaf], tasks=[None], postings=[postings])
+    try:
+        append(connection, page, kind="mint", leaves=[leaf], tasks=[None], postings=[postings])
+    except NumericValueOutOfRange:
+        reason = f"with these {show_b(amount_ub)} B more was created than {ISSUANCE} can count"
+        raise BadInput("mint", reason, f"mint less for {account}") from None
 
 
 def balances(engine: Engine) -> list[dict[str, Any]]:

@@ -87,6 +87,8 @@ class Leaves:
             return self._attempts.fault(index, leaf)
         if kind == "key":
             return self._key(index)
+        if kind == "freeze":
+            return f"leaf {index}", f"it says that {leaf['account']} was frozen, and none ever is"
         if kind == "epoch_close":
             return self._epochs.closed(index, leaf, self._state.accounts, self._books.next_id)
         if index == 0 or "balance" in leaf:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from ledger import leaves
 from ledger.db import dicts, one, query, single, transaction
 from ledger.errors import Conflict, NotFound, Unavailable
-from ledger.log import open_page
+from ledger.log import Head, open_page
 from ledger.proof import entries
 from ledger.proof.checkpoint import Checkpoint
 from ledger.proof.merkle import inclusion_proof
@@ -65,7 +65,8 @@ class Stored:
 class WitnessState:
     """What we know of a witness: the newest size that it signed, and why it did not the last time.
 
-    `witness` is its verifier key, `fault` "" when all went well or it was never asked.
+    `witness` is its verifier key, `fault` "" when all went well or it was never asked. `accuses`:
+    it answered that the log is not the one that it has signed.
     """
 
     witness: str
@@ -74,6 +75,7 @@ class WitnessState:
     asked: int | None
     asked_at: datetime | None
     fault: str
+    accuses: bool
 
 
 def newest(engine: Engine) -> Stored:
@@ -152,6 +154,12 @@ def sign(engine: Engine, signer: Callable[[], Signer], now: datetime) -> int | N
     return head.size if added else None
 
 
+def sign_end(connection: Connection, signer: Signer, head: Head, now: datetime) -> bool:
+    """Sign the log as this transaction leaves it; False when that is not the key that signs it."""
+    checkpoint = Checkpoint(origin=signer.name, size=head.size, root=head.edge.root())
+    return _add(connection, checkpoint, [signer], now)
+
+
 def rotate(engine: Engine, old: Signer, new: Signer, now: datetime) -> int:
     """Announce a new key in the log, and sign the log with it from there on; the leaf's index.
 
@@ -196,12 +204,18 @@ def settle_quorum(engine: Engine, stored: Stored, policy: Policy, now: datetime)
 
 
 def tell_witness(
-    engine: Engine, witness: VerifierKey, size: int, fault: str, now: datetime
+    engine: Engine,
+    witness: VerifierKey,
+    size: int,
+    fault: str,
+    now: datetime,
+    *,
+    accuses: bool = False,
 ) -> None:
     """Keep how it went when a witness was asked to sign a size."""
     values = {"witness": witness.encode(), "size": size, "fault": fault, "now": now}
     with single(engine) as connection:
-        query(connection, "checkpoint_asked", values)
+        query(connection, "checkpoint_asked", values | {"accuses": accuses})
 
 
 def witnesses(engine: Engine, wanted: Sequence[VerifierKey]) -> list[WitnessState]:
@@ -209,7 +223,7 @@ def witnesses(engine: Engine, wanted: Sequence[VerifierKey]) -> list[WitnessStat
     names = [key.encode() for key in wanted]
     with single(engine) as connection:
         rows = dicts(query(connection, "checkpoint_witnesses", {"witnesses": names}))
-    found = {row["witness"]: WitnessState(**row | {"fault": row["fault"] or ""}) for row in rows}
+    found = {row["witness"]: WitnessState(**row) for row in rows}
     return [found[name] for name in names]
 
 

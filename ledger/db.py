@@ -21,7 +21,7 @@ from psycopg.errors import DiskFull, UndefinedColumn, UndefinedTable
 from psycopg.rows import namedtuple_row
 from sqlalchemy import Connection, Engine, create_engine, exc
 
-from ledger.errors import InvariantBroken, Unavailable
+from ledger.errors import Conflict, InvariantBroken, Unavailable
 
 APP_ROLE: Final = "clearlane_app"  # may add facts, not change them (schema.sql, Privileges)
 ENDED_MAX: Final = 100
@@ -247,16 +247,25 @@ def instant(ms: int) -> datetime:
 
 
 def migrate(url: str) -> None:
-    """Bring the schema to the newest revision. Safe to run from several processes at once."""
+    """Bring the schema to the newest revision. Safe to run from several processes at once.
+
+    Raises Conflict when it is newer than this program.
+    """
     # Only here: every worker imports this module, and none of them migrates.
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", "ledger:migrations")
     engine = create_engine(url, connect_args={"connect_timeout": 5})
-    with transaction(engine) as connection:
-        query(connection, "migration_lock", {"lock": MIGRATION_LOCK})
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    engine.dispose()
+    try:
+        with transaction(engine) as connection:
+            query(connection, "migration_lock", {"lock": MIGRATION_LOCK})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except CommandError as error:  # a revision that this program does not have
+        remedy = "run the newer program, or restore a backup of before the upgrade"
+        raise Conflict("schema", f"it is newer than this program ({error})", remedy) from None
+    finally:
+        engine.dispose()

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
 
-from ledger.clearing import BalancesHash, Clearing, Group, Member, groups, top_ups
+from ledger.checkpoints import sign_end
+from ledger.clearing import COMMONS, BalancesHash, Clearing, Group, Member, groups, top_ups
 from ledger.db import dicts, one, query, report, scan, single
 from ledger.errors import InvariantBroken, NotFound
 from ledger.log import Head, Page, open_page
@@ -24,6 +25,7 @@ from ledger.params import clearing_of, epoch_s_of, params_of
 from ledger.postings import Posting
 from ledger.proof import entries
 from ledger.proof.entries import millis
+from ledger.proof.notes import Signer
 from ledger.settle import append
 
 LEAVES: Final = 16  # of clearing in one page: what is in memory at a time, here and with readers
@@ -84,11 +86,16 @@ class Preview:
 
 
 def due(engine: Engine, now: datetime) -> int | None:
-    """The open epoch, if its time is over. A log that has not begun has none."""
+    """The open epoch, if its time is over. A log that has not begun has none.
+
+    It is over as well when it was opened more than its length ahead of now: by a clock that has
+    been put right since, and would not come there again for as long as it was wrong.
+    """
     with single(engine) as connection:
         found = one(query(connection, "epoch_open"))
         length = timedelta(seconds=epoch_s_of(params_of(connection)))
-    return found.id if found.begun and now >= found.opened_at + length else None
+    over = abs(now - found.opened_at) >= length
+    return found.id if found.begun and over else None
 
 
 def opened(engine: Engine) -> int:
@@ -97,14 +104,21 @@ def opened(engine: Engine) -> int:
         return int(one(query(connection, "epoch_open")).id)
 
 
-def close(engine: Engine, epoch: int, now: datetime) -> Epoch | None:
+def close(engine: Engine, epoch: int, now: datetime, signer: Signer | None = None) -> Epoch | None:
     """Close an epoch and open the next; None if this one is not the open one, and then nothing
-    was done. So whoever closes it at the same time, or again, closes it once."""
+    was done. So whoever closes it at the same time, or again, closes it once.
+
+    Its end is signed by the log's key. Without `signer`, or with one whose key is not the log's, a
+    later checkpoint holds it.
+    """
     with report(engine) as connection:
         page = open_page(connection, now)
         if page.epoch != epoch:
             return None
-        return _close(connection, page)
+        closed, head = _close(connection, page)
+        if signer is not None:
+            sign_end(connection, signer, head, now)
+        return closed
 
 
 def preview(engine: Engine, now: datetime, *, limit: int) -> Preview:
@@ -113,7 +127,7 @@ def preview(engine: Engine, now: datetime, *, limit: int) -> Preview:
     Settlements wait meanwhile, as they do for a close.
     """
     with report(engine) as connection:
-        closed = _close(connection, open_page(connection, now))
+        closed, _ = _close(connection, open_page(connection, now))
         values = {"epoch": closed.epoch, "limit": limit}
         rows = dicts(query(connection, "epoch_moves", values))
         connection.rollback()
@@ -174,7 +188,7 @@ class _Sheets:
         return head
 
 
-def _close(connection: Connection, page: Page) -> Epoch:
+def _close(connection: Connection, page: Page) -> tuple[Epoch, Head]:
     sheets, rule = _Sheets(connection, page), clearing_of(params_of(connection))
     begun = one(query(connection, "epoch_open"))
     demurrage_ub, charge_ub = _clear(connection, sheets, rule)
@@ -204,7 +218,7 @@ def _close(connection: Connection, page: Page) -> Epoch:
     )
     at_end = {"minted_ub": sums.minted_ub, "burned_ub": sums.burned_ub}
     query(connection, "epoch_next", values | at_end | {"transaction": head.transaction})
-    return _epoch(dicts(query(connection, "epoch", {"epoch": page.epoch}))[0])
+    return _epoch(dicts(query(connection, "epoch", {"epoch": page.epoch}))[0]), head
 
 
 def _clear(connection: Connection, sheets: _Sheets, rule: Clearing) -> tuple[int, int]:
@@ -228,7 +242,7 @@ def _top_up(connection: Connection, sheets: _Sheets, rule: Clearing, transaction
         return 0
     values = {"top_up_ub": rule.top_up_ub, "transaction": transaction}
     blocked = [row.account for row in query(connection, "epoch_blocked", values)]
-    commons_ub = one(query(connection, "epoch_sums", {"transaction": transaction})).commons_ub
+    commons_ub = one(query(connection, "account", {"id": COMMONS})).balance_ub
     page, total_ub = sheets.page, 0
     for postings in top_ups(blocked, commons_ub, rule):
         leaf = entries.top_up(epoch=page.epoch, at=page.at, postings=postings)

@@ -38,15 +38,17 @@ class Line:
 class Books:
     """The ledger's totals.
 
-    paid_ub: what clients have paid, burn included. transactions: the id of the next one.
+    clients_ub, agents_ub, commons_ub: what they hold. transactions: the id of the next one.
     registry_version: grows with each change of agents, families and parameters.
     """
 
     transactions: int
     settlements: int
     minted_ub: int
-    paid_ub: int
     burned_ub: int
+    clients_ub: int
+    agents_ub: int
+    commons_ub: int
     registry_version: int
 
 
@@ -88,16 +90,18 @@ def line(engine: Engine, now: datetime) -> Line:
 
 
 def books(engine: Engine) -> Books:
-    """Totals, from dense ids and kept balances: nothing is counted one by one but mints."""
+    """Totals, from dense ids and kept balances: only what is no settlement is counted."""
     with report(engine) as connection:
         query(connection, "gauge_limit", {"limit_ms": LIMIT_MS})
         row = one(query(connection, "gauge_books"))
     return Books(
         transactions=row.transactions,
-        settlements=row.transactions - row.mints,
+        settlements=row.transactions - row.others,
         minted_ub=int(row.minted_ub),
-        paid_ub=int(row.minted_ub - row.clients_ub),
         burned_ub=int(row.burned_ub),
+        clients_ub=int(row.clients_ub),
+        agents_ub=int(row.agents_ub),
+        commons_ub=int(row.commons_ub),
         registry_version=row.registry_version,
     )
 

@@ -31,24 +31,12 @@ def size(engine: Engine) -> tuple[int, bytes]:
     return row.size, bytes(row.root)
 
 
-def root(engine: Engine, at: int) -> bytes | None:
-    """The root that was recorded for a log of `at` leaves; None when no page ended there."""
-    with single(engine) as connection:
-        row = query(connection, "log_root", {"size": at}).fetchone()
-    return None if row is None else bytes(row.root)
-
-
 def tile(engine: Engine, wanted: Tile) -> bytes:
     """The hashes of a tile. Raises NotFound when the log is not that long."""
     with single(engine) as connection:
-        return tile_within(connection, wanted)
-
-
-def tile_within(connection: Connection, wanted: Tile) -> bytes:
-    """`tile`, as part of a transaction."""
-    found = _whole(connection, wanted)
-    if found is None:
-        found = _hashes(connection, wanted) if wanted.level == 0 else _roots(connection, wanted)
+        found = _whole(connection, wanted)
+        if found is None:
+            found = _hashes(connection, wanted) if wanted.level == 0 else _roots(connection, wanted)
     if len(found) < wanted.width * HASH_BYTES:
         raise NotFound("tile", "the log is not that long", "read the checkpoint first")
     return found[: wanted.width * HASH_BYTES]

@@ -34,6 +34,7 @@ class Role(StrEnum):
     OPERATOR = "operator"  # everything
     APPROVER = "approver"  # reads everything, decides what waits for a second person
     VIEWER = "viewer"  # reads everything
+    REPLICA = "replica"  # reads the log and nothing else: whoever has it need not be one of us
 
 
 TENANTS = frozenset({Role.CLIENT, Role.AGENT})

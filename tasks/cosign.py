@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections.abc import Set
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import aiohttp
@@ -30,10 +33,22 @@ ANSWER_BYTES_MAX: Final = 65_536
 LINES_MAX: Final = 16  # signatures in an answer
 OK: Final = 200
 CONFLICT: Final = 409  # it has seen another size than the one we named; it says which
+REFUSED: Final = 422  # what it is shown is not what it has signed
 FAULT_MAX: Final = 300  # characters
 
 log = structlog.get_logger()
 
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One checkpoint that all witnesses are asked to sign: a quorum is one of the same size."""
+
+    stored: Stored
+    since_s: float
+    asked: set[str] = field(default_factory=set)  # keys of witnesses
+
+
+_rounds: list[_Round] = []  # the one that is under way; of the one thread that asks
 _asked: dict[str, threading.Thread] = {}  # by the witness's key
 _faults: dict[str, str] = {}  # what was told last: once is enough
 _guard = threading.Lock()
@@ -48,52 +63,96 @@ class _Refusal(ClearlaneError):
     """A witness did not sign, and why."""
 
 
-def ask(context: Context, policy: Policy, stored: Stored) -> None:
-    """Have each witness that has not signed this checkpoint asked, unless it is being asked."""
-    if stored.size == 0:
+class _Accusation(_Refusal):
+    """It answered that the log is not the one that it has signed."""
+
+
+class _Fault(NamedTuple):
+    """Why there is no signature; "" when there is one."""
+
+    text: str
+    accuses: bool = False
+
+
+def ask(context: Context, policy: Policy, newest: Stored) -> None:
+    """Have each witness that has not signed it asked for the checkpoint of this round, unless it is
+    being asked for another one; when all were asked, `newest` begins the next round.
+
+    Slow ones that were each asked for whatever was newest when they became free would sign all the
+    time, and never enough of them the same.
+    """
+    if newest.size == 0:
         return
-    for witness in policy.witnesses:
-        vkey = witness.key.encode()
-        if witness.url is None or vkey in stored.witnesses:
-            continue
-        with _guard:
-            if vkey in _asked:
-                continue
+    wanted = {found.key.encode(): found for found in policy.witnesses if found.url is not None}
+    current = _current(context, wanted.keys(), newest)
+    with _guard:
+        left = wanted.keys() - current.asked - set(current.stored.witnesses) - _asked.keys()
+        for vkey in left:
             _asked[vkey] = threading.Thread(
                 target=_work,
-                args=(context, policy, witness, stored),
-                name=f"witness-{witness.name}",
+                args=(context, policy, wanted[vkey], current.stored),
+                name=f"witness-{wanted[vkey].name}",
                 daemon=True,  # a stop does not wait: what was not kept is asked for again
             )
+    current.asked.update(left)
+    for vkey in left:
         try:
             _asked[vkey].start()
-        except RuntimeError:  # no more threads: the next checkpoint tries again
+        except RuntimeError:  # no more threads: the next round tries again
             _asked.pop(vkey)
             raise
 
 
+def _current(context: Context, wanted: Set[str], newest: Stored) -> _Round:
+    """The round that is under way. It is over when all were asked, enough have signed, or it has
+    taken as long as an answer may."""
+    now_s = time.monotonic()
+    for current in _rounds:
+        if (
+            now_s - current.since_s < ANSWER_S
+            and wanted - current.asked - set(current.stored.witnesses)
+            and checkpoints.at(context.engine, current.stored.size).quorum_at is None
+        ):
+            return current
+    _rounds[:] = [_Round(newest, now_s)]
+    return _rounds[0]
+
+
 def finish() -> None:
-    """Wait until nobody is being asked any more."""
+    """Wait until nobody is being asked any more; what is asked then is a new round."""
     for thread in list(_asked.values()):
         thread.join()
+    _rounds.clear()
 
 
 def _work(context: Context, policy: Policy, witness: Witness, stored: Stored) -> None:
     vkey = witness.key.encode()
     try:
         fault = _exchange(context, witness, stored)
-        checkpoints.tell_witness(context.engine, witness.key, stored.size, fault, context.now())
-        if not fault:
+        checkpoints.tell_witness(
+            context.engine,
+            witness.key,
+            stored.size,
+            fault.text,
+            context.now(),
+            accuses=fault.accuses,
+        )
+        if not fault.text:
             newest = checkpoints.at(context.engine, stored.size)
             checkpoints.settle_quorum(context.engine, newest, policy, context.now())
     except Exception as error:
-        fault = f"{type(error).__name__}: {error}"
+        fault = _Fault(printable(f"{type(error).__name__}: {error}", FAULT_MAX))
     finally:
         with _guard:
             _asked.pop(vkey)
-    fault = printable(fault, FAULT_MAX)
+    _tell(witness, stored.size, fault.text)
+
+
+def _tell(witness: Witness, size: int, fault: str) -> None:
+    """Log what is new of a witness."""
+    vkey = witness.key.encode()
     if fault != _faults.get(vkey, ""):
-        told = {"witness": witness.name, "size": stored.size}
+        told = {"witness": witness.name, "size": size}
         if fault:
             log.warning("witness has not signed", **told, reason=fault)
         else:
@@ -101,14 +160,14 @@ def _work(context: Context, policy: Policy, witness: Witness, stored: Stored) ->
     _faults[vkey] = fault
 
 
-def _exchange(context: Context, witness: Witness, stored: Stored) -> str:
-    """Ask a witness and keep its signature; why there is none, or nothing."""
+def _exchange(context: Context, witness: Witness, stored: Stored) -> _Fault:
+    """Ask a witness and keep its signature."""
     try:
         signature = _signature(context, witness, stored)
     except _Refusal as error:
-        return printable(str(error), FAULT_MAX)
+        return _Fault(printable(str(error), FAULT_MAX), isinstance(error, _Accusation))
     checkpoints.cosign(context.engine, stored.size, witness.key, signature, context.now())
-    return ""
+    return _Fault("")
 
 
 def _signature(context: Context, witness: Witness, stored: Stored) -> Signature:
@@ -118,11 +177,17 @@ def _signature(context: Context, witness: Witness, stored: Stored) -> Signature:
     answer = _post(context, witness, stored, old)
     if answer.status == CONFLICT:
         seen = _size(answer)
-        if seen > stored.size or seen == old:
-            raise _Refusal(f"it has seen {seen} leaves and does not follow to {stored.size}")
-        answer = _post(context, witness, stored, seen)
+        if seen > checkpoints.newest(context.engine).size:  # another of us may have shown it more
+            raise _Accusation(f"it has seen {seen} leaves and does not follow to {stored.size}")
+        if seen > stored.size:
+            raise _Refusal(f"it has signed {seen} leaves already")
+        if seen != old:
+            answer = _post(context, witness, stored, seen)
+        if answer.status == CONFLICT and seen == stored.size:
+            raise _Accusation(f"it has signed another root of the same {seen} leaves")
     if answer.status != OK:
-        raise _Refusal(f"it answered {answer.status}: {answer.text}")
+        kind = _Accusation if answer.status == REFUSED else _Refusal
+        raise kind(f"it answered {answer.status}: {answer.text}")
     return _verified(witness, stored.note, answer.text)
 
 

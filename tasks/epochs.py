@@ -7,6 +7,8 @@ from celery import shared_task
 
 from ledger import epochs
 from ledger.epochs import Epoch
+from ledger.errors import BadInput
+from ledger.proof.notes import Signer
 from tasks.context import Context, current
 from tasks.patience import patient
 
@@ -34,7 +36,16 @@ def close(context: Context, number: int) -> Epoch | None:
 
     They are told once at the most: never, if this process dies in between.
     """
-    closed = epochs.close(context.engine, number, context.now())
+    closed = epochs.close(context.engine, number, context.now(), _signer(context))
     if closed is not None:
         context.hooks.tell("on_epoch_end", epoch=number)
     return closed
+
+
+def _signer(context: Context) -> Signer | None:
+    """Who signs the end of an epoch; None where the key is not at hand: whoever signs the log all
+    the time tells of it."""
+    try:
+        return None if context.notary is None else context.notary.signer()
+    except BadInput:
+        return None

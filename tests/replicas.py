@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -50,6 +51,7 @@ class FakeLog:
         self.signatures: list[str] = []
         self.asked: list[str] = []
         self.broken: set[str] = set()
+        self.busy = Counter[str]()  # paths that are answered with 429 so many times first
         self._levels: list[list[bytes]] = []
         self._hashed: list[bytes] = []
 
@@ -116,8 +118,14 @@ class FakeLog:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                body = fake.answer(self.path.removeprefix("/log/"))
-                self.send_response(404 if body is None else 200)
+                path = self.path.removeprefix("/log/")
+                body = fake.answer(path)
+                if fake.busy[path]:
+                    fake.busy[path] -= 1
+                    body = None
+                    self.send_response(429)
+                else:
+                    self.send_response(404 if body is None else 200)
                 self.send_header("Content-Length", str(len(body or b"")))
                 self.end_headers()
                 self.wfile.write(body or b"")

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench import __main__ as bench_main
-from bench import agent, backlog, cost, report, stats, windows
+from bench import agent, backlog, cost, log, report, stats, windows
 from bench.goals import GOALS, judge
 from bench.section import Bench, Grid, LeftOutError, Section
 
@@ -93,6 +93,29 @@ def test_what_a_window_loses_has_three_parts():
     assert found == pytest.approx({"answer": 10.0, "turn": 30.0, "call": 20.0, "at": 20.070})
     late_ms = windows.used([accepted], 0.0, 30.0, 10.0)["late_ms"]
     assert late_ms == pytest.approx([found["answer"] + found["turn"] + found["call"]])
+
+
+def test_what_the_log_costs_is_shown_with_receipts_by_its_length():
+    row = {"per_s": 10_000.0, "cpu_us": 99.0, "made_per_s": 400.0, "checked_per_s": 50_000.0}
+    trials = [
+        {
+            "chunks": {},
+            "sizes": {"10000": row | {"receipts_made_per_s": n, "receipts_checked_per_s": 9 * n}},
+        }
+        for n in (200.0, 300.0, 900.0)
+    ]
+    _, grid = log.grids(log.summarise(trials))
+    assert [dict(zip(grid.head, cells, strict=True)) for cells in grid.rows] == [
+        {
+            "leaves": "10,000",
+            "settlements/s": "10,000",
+            "CPU µs": "99",
+            "proofs made/s": "400",
+            "proofs checked/s": "50,000",
+            "receipts made/s": "300",
+            "receipts checked/s": "2,700",
+        }
+    ]
 
 
 def _figures(**changes: Any) -> dict[str, Any]:

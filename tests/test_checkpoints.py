@@ -34,6 +34,7 @@ from tasks.checkpoint import checkpoint
 from tasks.context import Context, bind
 from tasks.notary import Notary
 from tests.makers import as_owner, claim, install, plant, settlement, submit
+from tests.stack import await_true
 from workers import logkey
 from workers.settings import Settings
 
@@ -291,7 +292,7 @@ def cosignature(stored: checkpoints.Stored, number: int = 50) -> Signature:
 class Peer:
     """A witness as another program would be one: c2sp.org/tlog-witness over HTTP.
 
-    `behave` may answer instead of it.
+    `behave` may answer instead of it. With a `gate` each answer waits until it is let through.
     """
 
     number: int = 50
@@ -299,12 +300,15 @@ class Peer:
     root: bytes = EMPTY_ROOT
     asked: list[int] = field(default_factory=list)
     behave: Callable[[], tuple[int, bytes]] | None = None
+    gate: threading.Semaphore | None = None
     url: str = ""
 
     def add_checkpoint(self, body: str) -> tuple[int, bytes]:
         head, _, text = body.partition("\n\n")
         old, *lines = head.split("\n")
         self.asked.append(int(old.removeprefix("old ")))
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=60)
         if self.behave is not None:
             return self.behave()
         if self.asked[-1] != self.size:
@@ -414,9 +418,9 @@ def test_an_epoch_is_final_when_the_quorum_has_signed_all_of_it(
         assert run(policy).quorum_at is None
         assert epochs.epoch(engine, 1).final_at is None
         states = checkpoints.witnesses(engine, [witness(n).key for n in (50, 51)])
-        assert states[0].fault == ""
+        assert (states[0].fault, states[0].accuses) == ("", False)
         assert "422: leaf 3: balance of client:R below its quota" in states[1].fault
-        assert states[1].signed is None
+        assert (states[1].signed, states[1].accuses) == (None, True)
         two.behave = None
         assert run(policy).quorum_at is not None
         assert epochs.epoch(engine, 1).final_at is not None
@@ -440,7 +444,7 @@ ANSWERS: dict[str, tuple[tuple[int, bytes], str]] = {
     "redirect": ((307, b""), "307"),
     "conflict without size": ((409, b"x\n"), "without the size"),
     "conflict beyond": ((409, b"999999\n"), "it has seen 999999 leaves"),
-    "conflict again": ((409, b"0\n"), "it has seen 0 leaves"),
+    "conflict again": ((409, b"0\n"), "it answered 409: 0"),
     "endless": ((200, b"x" * 1_000_000), "not a line"),
 }
 
@@ -458,6 +462,7 @@ def test_whatever_a_witness_answers_the_log_goes_on(
         assert found.quorum_at is None
         (state,) = checkpoints.witnesses(engine, [witness().key])
         assert words in state.fault
+        assert state.accuses is (case == "conflict beyond")
         settled(engine, now)
         assert run(policy).size > found.size
 
@@ -491,6 +496,75 @@ def test_a_witness_that_does_not_answer_holds_up_nobody(
         gone_state, slow_state = checkpoints.witnesses(engine, [witness(52).key, witness(50).key])
         assert "does not answer" in gone_state.fault
         assert "no answer within" in slow_state.fault or "500" in slow_state.fault
+
+
+def test_slow_witnesses_sign_the_same_checkpoints(
+    engine: Engine, reservations: Reservations, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is asked for what the other was asked for last, not for what is newest by then."""
+    monkeypatch.setattr(cosign, "ANSWER_S", 60.0)
+    install(engine, now)
+
+    def free(number: int) -> bool:
+        return witness(number).key.encode() not in cosign._asked
+
+    with peer(50) as one, peer(51) as two:
+        policy = Policy.parse(f"{one.line}{two.line}group g all w50 w51\nquorum g\n")
+        context = Context(engine=engine, reservations=reservations, lease_margin_s=1.0)
+
+        def ask() -> checkpoints.Stored:
+            settled(engine, now)
+            sign(engine, now)
+            cosign.ask(context, policy, checkpoints.newest(engine))
+            return checkpoints.newest(engine)
+
+        one.gate, two.gate = threading.Semaphore(0), threading.Semaphore(0)
+        one.behave = lambda: (500, b"")  # a hiccup: from now on they are out of step
+        ask()
+        one.gate.release()
+        await_true("the first is free", lambda: free(50))
+        one.behave = None
+        second = ask()  # of the first one alone
+        two.gate.release()
+        await_true("the second is free", lambda: free(51))
+        ask()
+        one.gate.release()
+        two.gate.release()
+        cosign.finish()
+        assert (one.size, two.size) == (second.size, second.size)
+        assert checkpoints.at(engine, second.size).quorum_at is not None
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_another_root_of_the_same_size_is_an_accusation(
+    engine: Engine, now: datetime, run: Run, *, known: bool
+) -> None:
+    """Whether or not we know that it has signed that size."""
+    with peer(50) as one:
+        policy = f"{one.line}quorum w50\n"
+        size = run(policy).size if known else run("quorum none\n").size
+        settled(engine, now)
+        one.behave = lambda: (409, f"{leaves.size(engine)[0]}\n".encode())
+        assert run(policy).size > size
+        (state,) = checkpoints.witnesses(engine, [witness().key])
+        assert "another root of the same" in state.fault
+        assert state.accuses
+
+
+def test_what_another_of_us_has_shown_a_witness_is_no_accusation(
+    engine: Engine, reservations: Reservations, now: datetime, run: Run
+) -> None:
+    with peer(50) as one:
+        policy = f"{one.line}quorum w50\n"
+        older = run("quorum none\n")
+        settled(engine, now)
+        size = run("quorum none\n").size
+        one.behave = lambda: (409, f"{size}\n".encode())
+        context = Context(engine=engine, reservations=reservations, lease_margin_s=1.0)
+        cosign.ask(context, Policy.parse(policy), older)
+        cosign.finish()
+        (state,) = checkpoints.witnesses(engine, [witness().key])
+        assert (state.fault, state.accuses) == (f"it has signed {size} leaves already", False)
 
 
 # The key file ------------------------------------------------------------------------------------

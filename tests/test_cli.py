@@ -482,7 +482,7 @@ def test_wait_prints_what_came_out(cli: Cli, engine: Engine) -> None:
     pay(engine, second, output={"n": 2})
     attempts.abort(engine, [makers.failure(first)], datetime.now(UTC))
     (again,) = await_claims(engine, 1)
-    pay(engine, again, output={"text": "\x1b[31mred\x9b"})
+    pay(engine, again, output={"text": "\x1b[31mred\x9b", "cost_ub": 5})
     out, err = program.communicate(timeout=60)
     assert (program.returncode, but_waiting(err)) == (0, "")
     assert "\x1b" not in out
@@ -495,7 +495,7 @@ def test_wait_prints_what_came_out(cli: Cli, engine: Engine) -> None:
             "attempts": 2,
             "cost_ub": "10000000",
             "reason": "passed",
-            "result": {"text": "\x1b[31mred\x9b"},
+            "result": {"text": "\x1b[31mred\x9b", "cost_ub": 5},  # its name, its number
         },
         {
             "task": second.task,
@@ -658,7 +658,7 @@ def test_the_story_of_a_task(cli: Cli, engine: Engine, now: datetime) -> None:
     (task,) = makers.submit(engine, now)
     (first,) = makers.claim(engine, now)
     failure = makers.failure(
-        first, reason="bad \x1b[2J text", latency_s=2.0, f_after=5.0, s_after=0.7
+        first, reason="bad \x1b[2J text", latency_s=2.0, penalty=makers.jump((0.0, 5.0), (1.0, 0.7))
     )
     attempts.abort(engine, [failure], now)
     (second,) = makers.claim(engine, now)

@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "docker-compose.yml"
 BIN = Path(sys.executable).parent
 PASSWORDS = {"POSTGRES_PASSWORD": "pp", "VALKEY_PASSWORD": "vv", "FLOWER_PASSWORD": "ff"}
-VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::([?-])([^}]*))?\}")
+VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::([?+-])([^}]*))?\}")
 READY_S = 90.0
 UNITS = {"s": 1, "m": 60}
 
@@ -54,6 +54,8 @@ def expanded(text: str, given: Mapping[str, str]) -> str:
         name, sign, rest = match.groups()
         if name is None:
             return "$"
+        if sign == "+":
+            return str(rest) if given.get(name) else ""
         if given.get(name):
             return given[name]
         assert sign == "-", f"{name}: {rest}"
@@ -95,6 +97,16 @@ def test_no_password_has_a_default(name: str) -> None:
     with pytest.raises(AssertionError, match=f"{name}: set {name}"):
         load({key: value for key, value in PASSWORDS.items() if key != name})
     assert not re.search(r"PASSWORD:-", FILE.read_text())
+
+
+def test_a_policy_reaches_whoever_asks_witnesses_or_tells_of_them() -> None:
+    given = load(PASSWORDS | {"CLEARLANE_LOG_POLICY_FILE": "./policy"})
+    assert given["secrets"]["log_policy"] == {"file": "./policy"}
+    for name in STACK:
+        item = given["services"][name]
+        assert item["environment"]["CLEARLANE_LOG_POLICY"] == "/run/secrets/log_policy"
+        assert "log_policy" in item["secrets"]
+        assert SERVICES[name]["environment"]["CLEARLANE_LOG_POLICY"] == ""
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ import pytest
 import redis
 
 import beat_schedule
-from ledger import cron, lanes
+from ledger import cron, epochs, lanes, leaves
+from ledger.proof import entries
 from scheduler.connection import connect
 from tasks.context import Context
 from tests.conftest import Servers
@@ -399,6 +401,39 @@ def test_two_beats_and_one_killed(bench: Bench, locks: redis.Redis) -> None:
     bench.await_done(bench.now())
     states = bench.check()
     assert all(told["done"] >= 10 for told in states.values())
+
+
+def epochs_last(bench: Bench, seconds: int) -> None:
+    file = bench.place / "epochs.toml"
+    file.write_text(f"[ledger]\nepoch_s = {seconds}\n")
+    _clearlane(bench.env, "apply", str(file))
+
+
+def closing(bench: Bench, epoch: int) -> dict[str, Any] | None:
+    """The run that closed an epoch, once it is over."""
+    at = epochs.epoch(bench.context.engine, epoch).closed_at
+    over = [row for row in bench.rows("close_epoch") if row["ended_at"] and row["began_at"]]
+    return next((row for row in over if row["began_at"] <= at <= row["ended_at"]), None)
+
+
+@pytest.mark.timeout(300)
+def test_an_epoch_that_is_over_is_closed_by_beat_once(bench: Bench) -> None:
+    """Nobody else asks for it, and every hint comes twice."""
+    engine = bench.context.engine
+    epochs_last(bench, 1)
+    try:
+        first = epochs.opened(engine)
+        with bench.beside("beat", "-s", str(bench.place / "twice"), "-l", "INFO"):
+            await_true("two epochs are closed", lambda: epochs.opened(engine) >= first + 2)
+    finally:
+        epochs_last(bench, 86_400)
+    both = (first, first + 1)
+    runs = [await_true("its run is over", partial(closing, bench, epoch)) for epoch in both]
+    assert {(run["state"], run["principal"]) for run in runs} == {("done", "beat")}
+    assert runs[0]["slot"] < runs[1]["slot"]
+    log = map(entries.decode, leaves.entries(engine, 0, leaves.size(engine)[0]))
+    closed = Counter(leaf["epoch"] for leaf in log if leaf["type"] == "epoch_close")
+    assert [closed[epoch] for epoch in both] == [1, 1]
 
 
 @pytest.mark.timeout(300)

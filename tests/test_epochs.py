@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 from psycopg import errors
 from sqlalchemy import Engine
 
-from ledger import epochs, leaves
+from ledger import checkpoints, epochs, leaves
 from ledger.attempts import Waiting, put_back
 from ledger.check import violations
 from ledger.errors import NotFound
 from ledger.model import AttemptKey, Wait
 from ledger.proof import entries
+from ledger.proof.checkpoint import Checkpoint
+from ledger.proof.notes import LOG, Signer
 from ledger.proof.replay import State, TaskSet
 from ledger.settle import settle
 from scheduler.hooks import hookimpl
@@ -39,6 +42,7 @@ from tests.makers import (
 )  # fmt: skip
 
 OLD = timedelta(days=30)
+SIGNER = Signer(name="log.test/1", kind=LOG, seed=bytes([1] * 32))
 
 
 def after(now: datetime, epoch: int) -> datetime:
@@ -279,6 +283,34 @@ def test_an_epoch_that_was_missed_closes_once(context: Context, now: datetime) -
     assert first.closed_at >= start
     assert (second.epoch, second.opened_at, second.first) == (2, first.closed_at, first.size)
     assert epochs.due(engine, second.opened_at + timedelta(seconds=3599)) is None
+
+
+def test_a_clock_that_was_ahead_once_stops_no_epoch(engine: Engine, now: datetime) -> None:
+    install(engine, now)
+    hour = timedelta(hours=1)
+    epochs.close(engine, 1, now + 1000 * hour)  # years, in effect: then it is put right
+    assert epochs.due(engine, now + hour) == 2
+    epochs.close(engine, 2, now + hour)
+    assert epochs.due(engine, now + hour) is None
+    assert epochs.due(engine, now + 0.5 * hour) is None  # a little behind is how clocks are
+    assert epochs.due(engine, now + 2 * hour) == 3
+    assert violations(engine) == []
+    replayed(engine)
+
+
+def test_an_epoch_ends_with_a_checkpoint_of_its_own(engine: Engine, now: datetime) -> None:
+    install(engine, now)
+    checkpoints.introduce(engine, SIGNER.key, now)
+    first = epochs.close(engine, 1, after(now, 1), SIGNER)
+    assert first is not None
+    assert first.size is not None
+    note = checkpoints.at(engine, first.size).note
+    note.verified_by([SIGNER.key])
+    assert (first.size, Checkpoint.parse(note.text).root) == leaves.size(engine)
+    other = replace(SIGNER, seed=bytes([2] * 32))
+    second = epochs.close(engine, 2, after(now, 2), other)
+    assert second is not None, "a wrong key holds up no epoch"
+    assert checkpoints.newest(engine).size == first.size
 
 
 def test_plug_ins_hear_of_each_close_once(context: Context, now: datetime) -> None:

@@ -110,6 +110,9 @@ def test_only_health_the_description_and_checkpoints_are_open() -> None:
     assert all(Role.OPERATOR in roles for roles in CLOSED.values())
     for (method, _), roles in CLOSED.items():
         assert ({Role.VIEWER, Role.APPROVER} <= roles) == (method == "GET")
+    assert [path for (_, path), roles in CLOSED.items() if Role.REPLICA in roles] == [
+        "/log/tile/{path}"
+    ]
 
 
 def unusable(house: House) -> dict[str, str | None]:

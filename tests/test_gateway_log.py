@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -22,6 +24,7 @@ from ledger.db import transaction
 from ledger.log import open_page
 from ledger.proof import entries, receipts
 from ledger.proof.checkpoint import Checkpoint
+from ledger.proof.entries import ENTRY_MAX
 from ledger.proof.merkle import inclusion_proof, leaf_hash, verify_inclusion
 from ledger.proof.notes import LOG, Note, Signer
 from ledger.proof.tiles import (
@@ -36,8 +39,9 @@ from ledger.proof.tiles import (
 from ledger.settle import settle
 from ledger.tokens import Role
 from tests.conftest import Servers
-from tests.gateways import Gateway, own_database, refused, serving, task, token_of
+from tests.gateways import Gateway, own_database, refused, serving, task, token_of, until
 from tests.makers import claim, settlement
+from workers.gateway.bulk import TOKEN_MAX_BYTES
 from workers.settings import sqlalchemy_url
 
 SIGNER = Signer(name="log.example/1", kind=LOG, seed=bytes([1] * 32))
@@ -263,3 +267,36 @@ def test_a_receipt_from_the_gateway_verifies_anywhere(shared: House, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert f"leaf {index}" in done.stdout
     assert sorted(os.listdir(tmp_path)) == ["e", "r"]
+
+
+def test_who_asks_for_bundles_and_does_not_read_them_fills_no_memory(house: House) -> None:
+    with transaction(house.engine) as connection:
+        page = open_page(connection, datetime.now(UTC))
+        first = page.add(*[b"x" * ENTRY_MAX] * 2 * WIDTH)
+        page.write(connection)
+    number = -(-first // WIDTH)
+    path = f"/log/tile/entries/{number:03d}"
+    fit = TOKEN_MAX_BYTES // (WIDTH * (2 + ENTRY_MAX))
+    token = f"Authorization: Bearer {house.gateway.token}"
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n\r\n"
+    with ExitStack() as stack:
+        lines = [stack.enter_context(_narrow(house.gateway)) for _ in range(fit + 3)]
+        for line in lines:
+            line.sendall(request.encode())
+        said = Counter(line.recv(12).decode() for line in lines)
+        assert said == {"HTTP/1.1 200": fit, "HTTP/1.1 429": 3}
+        answer = house.gateway.ask("GET", path)
+        refused(answer, 429, "path")
+        assert answer.headers["retry-after"] == "1"
+        other = token_of(house.database_url, Role.REPLICA, None)
+        assert house.gateway.ask("GET", path, token=other).status == 200
+    until(lambda: house.gateway.ask("GET", path).status == 200)
+
+
+def _narrow(gateway: Gateway) -> socket.socket:
+    """A connection that takes little before it is read."""
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.settimeout(60)
+    line.connect((gateway.host, gateway.port))
+    return line

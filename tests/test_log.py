@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from ledger import leaves, log, params
 from ledger.attempts import abort
 from ledger.clearing import Clearing
-from ledger.db import query, transaction
+from ledger.db import APP_ROLE, query, sql, transaction
 from ledger.errors import NotFound
 from ledger.log import open_page
 from ledger.model import AttemptKey, Outcome
@@ -27,7 +27,7 @@ from ledger.proof.merkle import consistency_proof as consistency
 from ledger.proof.merkle import inclusion_proof as inclusion
 from ledger.proof.tiles import WIDTH, Bundle, Tile, decode_bundle, tiles_of
 from ledger.settle import settle
-from tests.makers import as_owner, claim, failure, install, settlement, submit
+from tests.makers import as_owner, claim, failure, install, jump, settlement, submit
 
 
 def note(number: int) -> bytes:
@@ -145,7 +145,7 @@ def test_a_failure_is_in_the_log_once_with_what_it_did(engine: Engine, now: date
     install(engine, now)
     submit(engine, now)
     (key,) = claim(engine, now)
-    blamed = failure(key, f_after=2.5, s_after=0.7)
+    blamed = failure(key, penalty=jump((0.0, 2.5), (1.0, 0.7)))
     lost = failure(AttemptKey(key.task, 2), agent=None, outcome=Outcome.LOST)
     abort(engine, [blamed, blamed], now)
     abort(engine, [blamed, lost], now)
@@ -169,8 +169,36 @@ def test_not_even_the_owner_rewrites_the_log(
     engine: Engine, database_url: str, now: datetime, statement: str
 ) -> None:
     write(engine, now, [300])
-    with pytest.raises(errors.InsufficientPrivilege):
+    with pytest.raises(errors.InsufficientPrivilege, match="the ledger is append-only"):
         as_owner(database_url, statement)
+
+
+@pytest.mark.parametrize("table", ["log_append", "log_tile"])
+@pytest.mark.parametrize("change", ["UPDATE {} SET root = root", "DELETE FROM {}", "TRUNCATE {}"])
+def test_our_processes_have_no_right_to_change_the_log(
+    database_url: str, table: str, change: str
+) -> None:
+    """Whatever becomes of the triggers."""
+    with pytest.raises(errors.InsufficientPrivilege, match=f"permission denied for table {table}"):
+        as_owner(database_url, f"SET ROLE {APP_ROLE}", change.format(table))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO log_append (size, first, epoch, at, entries, hashes, edge, root)"
+        " SELECT max(size) + 1, max(size), 1, now(), '', sha256(''), '', sha256('')"
+        " FROM log_append",
+        "INSERT INTO log_tile SELECT level + 1, number, hashes, root FROM log_tile",
+    ],
+)
+def test_our_processes_may_add_to_the_log(
+    engine: Engine, database_url: str, now: datetime, statement: str
+) -> None:
+    write(engine, now, [300])
+    with psycopg.connect(database_url) as connection:
+        connection.execute(f"SET ROLE {APP_ROLE}".encode())
+        assert connection.execute(statement.encode()).rowcount == 1
 
 
 @pytest.mark.parametrize("first", [-1, 1, 3])
@@ -187,3 +215,22 @@ def test_the_database_refuses_a_gap_or_a_fork(
         as_owner(database_url, page)
     with psycopg.connect(database_url) as connection:
         assert connection.execute("SELECT count(*) FROM log_append").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("statement", ["log_pages", "log_hashes"])
+def test_a_page_is_found_without_a_look_at_others(database_url: str, statement: str) -> None:
+    """In the middle of a long log: nothing before or after it is read and thrown away."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(
+            "INSERT INTO log_append (size, first, epoch, at, entries, hashes, edge, root)"
+            " SELECT i, i - 1, 1, now(), '', decode(repeat('00', 32), 'hex'), '', sha256('')"
+            " FROM generate_series(1, 20000) i"
+        )
+        connection.execute("ANALYZE log_append")
+        values = {"first": 9_990, "end": 10_010, "limit": 100}
+        explained = f"EXPLAIN (ANALYZE, TIMING OFF) {sql(statement)}"
+        plan = "\n".join(row[0] for row in connection.execute(explained, values))
+        assert len(connection.execute(sql(statement), values).fetchall()) == 20
+    assert "Rows Removed" not in plan, plan
+    assert "Seq Scan" not in plan, plan

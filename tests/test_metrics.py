@@ -31,6 +31,7 @@ from ledger.errors import Unavailable
 from ledger.model import TaskState, Wait
 from ledger.proof.notes import LOG, Signer
 from ledger.proof.policy import Policy
+from ledger.settle import settle
 from scheduler.connection import connect
 from scheduler.queues import depths
 from scheduler.reservations import Reservations
@@ -38,7 +39,7 @@ from scheduler.step_times import StepTimes
 from tasks import reserve, sweep
 from tasks.context import Context, bind
 from tasks.notary import Notary
-from tests.makers import UB, agent, claim, client, install, submit
+from tests.makers import UB, agent, claim, client, install, settlement, submit
 from tests.oneworker import environment, one_worker
 from tests.stack import await_true
 from workers import tallies
@@ -135,7 +136,10 @@ def test_what_was_done_is_counted(
     assert found["settlements_total", ()] == 3
     assert found["ledger_transactions_total", ()] == 4
     assert found["minted_microcredits_total", ()] == 2000 * UB
-    assert found["paid_microcredits_total", ()] == cost_ub
+    holders = ("clients", "agents", "commons")
+    held_ub = {name: found["held_microcredits", (name,)] for name in holders}
+    assert held_ub["clients"] == 2000 * UB - cost_ub
+    assert sum(held_ub.values()) + found["burned_microcredits_total", ()] == 2000 * UB
     assert 0 < found["burned_microcredits_total", ()] < cost_ub
     assert found["tasks_unsettled_total", ("cancelled",)] == 1
     assert found["tasks_waiting", ("credit",)] == 2
@@ -306,7 +310,7 @@ def test_a_source_that_hangs_ends_a_scrape_in_time(monkeypatch: pytest.MonkeyPat
         ("gauge_waiting", ["task_ready"]),
         ("gauge_line", ["task_ready", "task_in_flight|task_ready"]),
         ("gauge_log", ["log_append_pkey", "log_checkpoint_pkey", "log_checkpoint_quorum"]),
-        ("gauge_books", ["ledger_transaction_pkey", "posting_account"]),
+        ("gauge_books", ["ledger_transaction_pkey", "ledger_transaction_other"]),
     ],
 )
 def test_what_has_ended_is_not_read_again(
@@ -350,6 +354,23 @@ def test_what_has_ended_is_not_read_again(
     ), plan
     for index in indexes:
         assert re.search(rf"using ({index})\b|on ({index})\b", plan), plan
+
+
+def test_only_settlements_count_as_settlements(engine: Engine, now: datetime) -> None:
+    install(engine, now)
+    submit(engine, now, 2)
+    settle(engine, [settlement(key) for key in claim(engine, now)], now=now)
+    closed = epochs.close(engine, 1, now)
+    assert closed is not None
+    assert closed.totals is not None
+    assert closed.totals.demurrage_ub > 0, "a transaction that is no settlement"
+    books = gauges.books(engine)
+    assert books.settlements == 2
+    held_ub = books.clients_ub + books.agents_ub + books.commons_ub
+    assert (held_ub + books.burned_ub, books.commons_ub) == (
+        books.minted_ub,
+        closed.totals.demurrage_ub,
+    )
 
 
 def test_the_gauges_agree_with_the_full_count(

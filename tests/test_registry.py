@@ -5,9 +5,10 @@ from datetime import datetime
 import pytest
 from sqlalchemy import Engine
 
-from ledger import accounts, check
-from ledger.errors import Conflict, NotFound
+from ledger import accounts, check, registry
+from ledger.errors import BadInput, Conflict, NotFound
 from ledger.model import Routing
+from ledger.money import AMOUNT_MAX_UB
 from ledger.registry import Wanted, apply, load_registry, suspend
 from tests.makers import UB, agent, balance_ub, client, family, minted
 
@@ -116,6 +117,14 @@ def test_a_quota_below_what_is_owed_is_refused_in_words(
     with pytest.raises(Conflict, match=r"quota: client:D owes more than 0\.000001 B"):
         apply(engine, cut, now)
     assert accounts.account(engine, "client:D")["quota_ub"] == 10
+
+
+def test_more_credit_than_can_be_counted_is_refused_in_words(engine: Engine, now: datetime) -> None:
+    many = 2**63 // AMOUNT_MAX_UB + 1
+    clients = [registry.Client(id=f"c{n}", mint_ub=AMOUNT_MAX_UB) for n in range(many)]
+    with pytest.raises(BadInput, match=r"^mint: .* than system:issuance can count"):
+        apply(engine, Wanted(params={}, clients=clients, agents=[], families=[]), now)
+    assert not any(row["account"].startswith("client:") for row in accounts.balances(engine))
 
 
 def test_applying_again_does_not_make_everyone_read(engine: Engine, now: datetime) -> None:

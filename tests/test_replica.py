@@ -225,7 +225,7 @@ def falsified(leaf: bytes) -> bytes:
             entry["params"]["tau_ppm"] = "20000000"
         case "open":
             entry["quota"] = "5"
-        case "quota":
+        case "quota" | "freeze":
             entry["account"] = "client:unknown"
         case "key":
             entry["new"] = entry["old"]
@@ -395,6 +395,30 @@ async def polled(scene: Scene, looks: list[tuple[float, int | None]]) -> list[st
     return said
 
 
+def test_offers_do_not_keep_a_replica_from_what_is_published(scene: Scene) -> None:
+    """Who offers one history all the time may publish another."""
+    sizes = [size for size in range(1, len(scene.log.leaves)) if at_rest(scene.log, size)]
+
+    async def looks() -> list[int]:
+        now_s, seen, signed = [0.0], [], 0
+        with scene.replica.opened() as replica:
+            async with Source(scene.replica.url, None) as source:
+                follower = Follower(replica, source, poll_s=2.0, clock_s=lambda: now_s[0])
+                for now_s[0], size in zip((0.0, 1.5, 2.5), sizes, strict=False):
+                    scene.log.size = size
+                    asked = asyncio.create_task(follower.sign(scene.log.offer(signed, size)))
+                    await follower._wake.wait()
+                    follower._wake.clear()
+                    await follower.look()
+                    await asked
+                    signed = size
+                    seen.append(scene.log.asked.count("checkpoint"))
+                follower.close()
+        return seen
+
+    assert asyncio.run(looks()) == [1, 1, 2]
+
+
 def test_evidence_stands_until_a_person_takes_it_away(scene: Scene) -> None:
     scene.signed(0, 20)
     scene.log.leaves[17] = falsified(scene.log.leaves[16])
@@ -436,6 +460,17 @@ def test_a_second_process_and_another_log_are_refused(tmp_path: Path) -> None:
         store.opened(state, "other"),
     ):
         pass
+
+
+def test_a_log_that_is_busy_is_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.replica.source.BUSY_S", 0.01)
+    page = f"tile/entries/000.p/{len(scene.log.leaves)}"
+    scene.log.busy.update({page: 3, "checkpoint": 1})
+    assert scene.replica.poll() == ""
+    assert scene.log.asked.count(page) == 4
+    scene.log.busy["checkpoint"] = 10**9
+    monkeypatch.setattr("workers.replica.source.FETCH_S", 0.1)
+    assert "checkpoint is answered with 429 for 0.1 s" in scene.replica.poll()
 
 
 def test_what_the_log_does_not_serve_is_asked_for_again(scene: Scene) -> None:

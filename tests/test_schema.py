@@ -13,6 +13,7 @@ from psycopg import errors
 from sqlalchemy import Engine
 
 from ledger.db import APP_ROLE, migrate
+from ledger.errors import Conflict
 from tests.conftest import Servers
 from tests.makers import as_owner
 from workers.servers import POSTGRES_MAJOR
@@ -63,6 +64,12 @@ def test_migrating_again_changes_nothing(database_url: str) -> None:
     before = dump(database_url)
     migrate(sqlalchemy_url(database_url))
     assert dump(database_url) == before
+
+
+def test_a_newer_schema_is_refused_in_words(database_url: str) -> None:
+    as_owner(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(Conflict, match=r"^schema: it is newer than this program"):
+        migrate(sqlalchemy_url(database_url))
 
 
 CHANGES = [

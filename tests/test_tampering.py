@@ -35,7 +35,18 @@ from ledger.proof.replay import RULES
 from ledger.proof.tiles import Bundle, decode_bundle, encode_bundle, parse_path
 from ledger.settle import settle
 from tests.conftest import TEMPLATE, Servers
-from tests.makers import UB, agent, claim, client, failure, install, plant, settlement, submit
+from tests.makers import (
+    UB,
+    agent,
+    claim,
+    client,
+    failure,
+    install,
+    jump,
+    plant,
+    settlement,
+    submit,
+)
 from workers.replica import store
 from workers.replica.evidence import Evidence
 from workers.replica.follow import Follower
@@ -80,8 +91,7 @@ def fail(engine: Engine, now: datetime) -> None:
     """An agent's f jumps; then the attempt after is lost, and blames nobody."""
     submit(engine, now)
     (first,) = claim(engine, now)
-    jump = {"f_before": 0.1, "f_after": 2.5, "s_before": 0.9, "s_after": 0.72}
-    attempts.abort(engine, [failure(first, **jump)], now)
+    attempts.abort(engine, [failure(first, penalty=jump((0.1, 2.5), (0.9, 0.72)))], now)
     later = now + timedelta(minutes=1)
     (second,) = claim(engine, later)
     attempts.abort(engine, [failure(second, agent=None, outcome=Outcome.LOST)], later)
@@ -361,7 +371,7 @@ EXEMPT: Final[dict[tuple[str, str], str]] = {
     ("log_checkpoint", "at"): OUR_CLOCK,
     ("log_cosignature", "at"): OUR_CLOCK + "; the witness's own time is in its line",
     **{("log_witness", name): "how it went last; nothing is built on it"
-       for name in ("witness", "size", "fault", "at")},
+       for name in ("witness", "size", "fault", "at", "accuses")},
     ("attempt", "latency_s"): TOLD,
     ("attempt", "reason"): TOLD,
     ("task", "payer"): "computed by the database",
@@ -623,6 +633,7 @@ def leaf(kind: str, at: str) -> bytes:
         "time": lambda: entries.quota(
             **{**what, "at": "2026-01-01T12:24:00.001Z"}, account="client:R", quota_ub=0
         ),
+        "freeze": lambda: entries.freeze(**what, account="agent:A", frozen=True, reason="none"),
         "penalty": lambda: entries.penalty(
             **what, reason="none", postings=[("client:R", -1), ("system:commons", 1)]
         ),
@@ -639,6 +650,7 @@ LEAVES: Final = {
     "key": "it announces a key that is not kept",
     "params": "parameter tau_ppm: it is 20000, in the log 0",
     "time": "it says 2026-01-01T12:24:00.001Z on a page of 2026-01-01T12:24:00.000Z",
+    "freeze": "it says that agent:A was frozen",
     "penalty": "account client:R: its balance is",
 }
 

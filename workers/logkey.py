@@ -166,7 +166,7 @@ def _fresh(path: Path, key: VerifierKey) -> Path:
 
 def _put(fresh: Path, path: Path) -> None:
     with suppress(FileNotFoundError):  # somebody else just did
-        fresh.replace(path)
+        homes.replace_durably(fresh, path)
 
 
 def _write(path: Path, signer: Signer) -> None:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy import Engine
 
-from ledger import checkpoints, gauges
+from ledger import checkpoints
 from ledger.checkpoints import WitnessState
 from ledger.gauges import LogState
 from ledger.proof.policy import NONE, Policy, Witness
-
-ACCUSED: Final = re.compile(r"it answered 422\b|it has seen \d+ leaves and does not follow")
-"""A witness that answered, and signs nothing: what it is shown is not what it has signed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,9 +51,8 @@ class Verdict:
         return f"{said}; {self.needs}, lacks {lacking}" if lacking else f"{said}; {self.needs}"
 
 
-def judge(engine: Engine, policy: Policy) -> Verdict:
-    """How it stands now. Raises Unavailable."""
-    log = gauges.log(engine)
+def judge(engine: Engine, policy: Policy, log: LogState) -> Verdict:
+    """How it stands for a log in this state. Raises Unavailable."""
     states = checkpoints.witnesses(engine, [witness.key for witness in policy.witnesses])
     found = tuple(
         _standing(log, witness, state)
@@ -83,7 +77,7 @@ def _standing(log: LogState, witness: Witness, state: WitnessState) -> Standing:
         state=state,
         behind=log.size - signed,
         why=why,
-        accuses=bool(why and ACCUSED.match(state.fault)),
+        accuses=bool(why) and state.accuses,
     )
 
 

@@ -206,6 +206,12 @@ def penalty(*, epoch: int, at: str, reason: str, postings: Postings) -> bytes:
     return encode(entry | {"postings": _listed(postings)})
 
 
+def freeze(*, epoch: int, at: str, account: str, frozen: bool, reason: str) -> bytes:
+    """An account is barred from work for a stated reason, or no more. It moves no credit."""
+    entry = {"v": 1, "type": "freeze", "epoch": epoch, "at": at, "account": account}
+    return encode(entry | {"frozen": frozen, "reason": reason})
+
+
 def epoch_close(
     *,
     epoch: int,
@@ -293,7 +299,14 @@ def _change(value: Any) -> bool:
     """Before and after: two finite numbers, as Python writes them."""
     if type(value) is not list or len(value) != 2:  # noqa: PLR2004
         return False
-    return all(0.0 <= float(text) < float("inf") and repr(float(text)) == text for text in value)
+    return all(
+        0.0 <= float(text) < float("inf") and repr(float(text)) == text and text != "-0.0"
+        for text in value
+    )
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
 
 
 def _reason(value: Any) -> bool:
@@ -340,6 +353,7 @@ _SHAPES: Final = dict(
         _shape("clear", {"part": _count, "postings": _pairs}),
         _shape("top_up", {"postings": _pairs}),
         _shape("penalty", {"reason": _reason, "postings": _pairs}),
+        _shape("freeze", {"account": _ACCOUNT.fullmatch, "frozen": _flag, "reason": _reason}),
         _shape(
             "epoch_close",
             {

@@ -21,8 +21,9 @@ What no replay can tell, so that a leaf may state it wrongly:
   the checkpoints' time against it.
 - What happened outside: of `settle` the task's id (but that it is new), the attempt, the size, the
   output's hash and, where it cost nothing, who asked and who did it; of `abort` everything but
-  that its agent has an account; the ground of a `mint` or a `penalty`; what quota an account
-  gets; which clients were blocked at a `top_up`; how many tasks an older account had settled.
+  that its agent has an account; the ground of a `mint`, a `penalty` or a `freeze`; what quota an
+  account gets; which clients were blocked at a `top_up`; how many tasks an older account had
+  settled.
 - Parameters that are neither τ nor clearing's: they are kept, not used.
 - A new `key`'s owner: only that its leaf names the key before it, and one for the same log.
 """
@@ -105,6 +106,7 @@ class State:
             "mint": self._mint,
             "abort": self._abort,
             "penalty": self._penalty,
+            "freeze": self._freeze,
             "key": self._key,
             "clear": self._closing,
             "top_up": self._closing,
@@ -272,6 +274,12 @@ class State:
         moved = self.accounts.move(entry["postings"])
         if moved.pop(COMMONS, 0) <= 0 or max(moved.values()) > 0 or not SYSTEM.isdisjoint(moved):
             raise Broken(f"a penalty moves credit from agents and clients to {COMMONS}")
+
+    def _freeze(self, entry: dict[str, Any]) -> None:
+        account = entry["account"]
+        if account in SYSTEM:
+            raise Broken(f"{account} is the system's: it cannot be frozen")
+        self.accounts.known(account)
 
     def _key(self, entry: dict[str, Any]) -> None:
         if self.log_key not in (None, entry["old"]):

@@ -118,6 +118,9 @@ class Ledger:
         postings = [(account, -amount), ("system:commons", amount)]
         self.add(entries.penalty(**self.head, reason="recheck", postings=postings), *postings)
 
+    def freeze(self, account: str, *, frozen: bool) -> None:
+        self.add(entries.freeze(**self.head, account=account, frozen=frozen, reason="ring"))
+
     def key(self, old: str, new: str) -> None:
         self.add(entries.key(**self.head, old=old, new=new))
 
@@ -217,6 +220,8 @@ def everything() -> Ledger:
     ledger.abort("agent:B")
     ledger.abort(None)
     ledger.penalty("agent:A", 7)
+    ledger.freeze("agent:A", frozen=True)
+    ledger.freeze("agent:A", frozen=False)
     ledger.key(KEYS[0], KEYS[1])
     ledger.close(["client:P", "client:Q", "client:S"])
     ledger.wait(3600)

@@ -8,12 +8,20 @@ installed.
 from __future__ import annotations
 
 import random
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
+from sqlalchemy import Engine
 
+from ledger import checkpoints, leaves
+from ledger.proof import receipts
 from ledger.proof.checkpoint import Checkpoint
 from ledger.proof.errors import ProofRefused
 from ledger.proof.merkle import (
@@ -25,7 +33,10 @@ from ledger.proof.merkle import (
     verify_inclusion,
 )
 from ledger.proof.notes import COSIGNER, LOG, Note, Signer
-from ledger.proof.tiles import Bundle, bundle_path, encode_bundle, tile_path, tiles_of
+from ledger.proof.policy import Policy
+from ledger.proof.tiles import Bundle, Tile, bundle_path, encode_bundle, tile_path, tiles_of
+from ledger.settle import settle
+from tests.makers import claim, install, settlement, submit
 from tests.proof import naive
 from tests.proof.naive import LEAVES, span
 
@@ -33,6 +44,7 @@ SIZE = 600
 ENTRIES = [b"entry %d" % number for number in range(SIZE)]
 SIGNER = Signer(name="log.example/one", kind=LOG, seed=bytes(range(32)))
 WITNESS = Signer(name="w1.example", kind=COSIGNER, seed=bytes([1]) * 32)
+POLICY = Policy.parse(f"witness w1 {WITNESS.key.encode()}\nquorum w1\n")
 
 
 def verifier(name: str, package: str) -> Any:
@@ -129,7 +141,7 @@ def test_we_accept_anothers_signature() -> None:
 def test_another_reader_reads_our_tiles(tmp_path: Path) -> None:
     backend = verifier("tlog_scales.backend", "tlog-scales")
     reading = verifier("tlog_scales.reader", "tlog-scales")
-    publish(tmp_path)
+    publish(tmp_path, note_of(SIZE), hashes_of, entries_of)
     reader = reading.TilesReader(backend.LocalBackend(tmp_path))
     assert reader.get_checkpoint().size == SIZE
     assert reader.calculate_root_hash() == span(0, SIZE)
@@ -156,17 +168,147 @@ def test_where_others_decide_as_we_do() -> None:
     assert span(0, 0) == EMPTY_ROOT
 
 
-def publish(root: Path) -> None:
-    """The files of a log of ENTRIES, as a web server would serve them."""
-    files = {"checkpoint": note_of(SIZE).encode().encode()}
-    for tile in tiles_of(SIZE):
-        unit, first = 256**tile.level, tile.number * 256
-        hashes = [span((first + i) * unit, (first + i + 1) * unit) for i in range(tile.width)]
-        files[tile_path(tile)] = b"".join(hashes)
-        if tile.level == 0:
-            entries = ENTRIES[first : first + tile.width]
-            path = bundle_path(Bundle(number=tile.number, width=tile.width))
-            files[path] = encode_bundle(entries)
+# Receipts of a real log ---------------------------------------------------------------------------
+
+Check = Callable[[str, bytes], None]
+Refusals = tuple[type[Exception], ...]
+
+
+def outer(text: str) -> tuple[int, list[bytes], str]:
+    """A receipt's index, hashes and note: c2sp.org/tlog-proof, which neither library reads."""
+    head, _, note = text.partition("\n\n")
+    header, index, *hashes = head.split("\n")
+    assert header == "c2sp.org/tlog-proof@v1"
+    assert index.startswith("index ")
+    return int(index.removeprefix("index ")), [b64decode(line) for line in hashes], note
+
+
+def in_python() -> tuple[Check, Refusals]:
+    tlog = verifier("tlog_scales.tlog", "tlog-scales")
+    signing = verifier("tlog_scales.signing", "tlog-scales")
+    tiles = verifier("tlog_scales.tiles", "tlog-scales")
+
+    def check(text: str, entry: bytes) -> None:
+        index, hashes, note = outer(text)
+        head = tlog.Checkpoint.from_text(note)
+        for signer in (SIGNER, WITNESS):
+            head.verify(signing.Vkey.from_string(signer.key.encode()))
+        proof = tlog.InclusionProof(index, head.size, hashes)
+        proof.check(tiles.leaf_hash(entry), head.root_hash)
+
+    return check, (tlog.InclusionProofInvalid, InvalidSignature)
+
+
+def in_rust() -> tuple[Check, Refusals]:
+    ml = verifier("metamorphic_log", "metamorphic-log")
+
+    def check(text: str, entry: bytes) -> None:
+        index, hashes, note = outer(text)
+        leaf = sha256(b"\0" + entry).digest()
+        ml.checkpoint_verify_inclusion(note, [SIGNER.key.encode()], index, leaf, hashes)
+
+    return check, (ml.VerifyError,)
+
+
+@pytest.fixture
+def settled(engine: Engine, now: datetime) -> list[int]:
+    """Leaves of settlements in two tiles of a log that is signed and cosigned."""
+    install(engine, now)
+    tasks = []
+    for _ in range(2):
+        tasks += submit(engine, now, 200)
+        done = [settlement(key, cost_ub=7) for key in claim(engine, now)]
+        settle(engine, done, now=now)
+    checkpoints.sign(engine, lambda: SIGNER, now)
+    stored = checkpoints.newest(engine)
+    line = WITNESS.sign(stored.note.text, time_s=1_790_000_000)
+    checkpoints.cosign(engine, stored.size, WITNESS.key, line, now)
+    found = sorted(leaves.leaf_of(engine, task) for task in tasks)
+    return [found[0], 255, 256, found[-1]]
+
+
+@pytest.mark.parametrize("reader", [in_python, in_rust])
+def test_others_accept_our_receipts_and_nothing_that_was_changed(
+    engine: Engine, settled: list[int], reader: Callable[[], tuple[Check, Refusals]]
+) -> None:
+    check, refusals = reader()
+    for index in settled:
+        text, entry = checkpoints.receipt(engine, index).encode(), leaves.entry(engine, index)
+        assert b'"type":"settle"' in entry
+        check(text, entry)
+        receipts.verify(text, entry, SIGNER.key, POLICY)
+        for what, changed in changes(text, entry):
+            assert changed != (text, entry), what
+            with pytest.raises(refusals):
+                check(*changed)
+            with pytest.raises(ProofRefused):
+                receipts.verify(*changed, SIGNER.key, POLICY)
+
+
+def changes(text: str, entry: bytes) -> Iterator[tuple[str, tuple[str, bytes]]]:
+    """A receipt and its entry with one thing changed, everything in turn."""
+    index, hashes, note = outer(text)
+    yield "entry", (text, entry.replace(b"client:R", b"client:S"))
+    yield "end of the entry", (text, entry[:-1])
+    for other in (index - 1, index + 1):
+        yield "index", (text.replace(f"index {index}\n", f"index {other}\n"), entry)
+    for known in hashes:
+        line = f"{b64encode(known).decode()}\n"
+        yield "hash", (text.replace(line, f"{b64encode(flipped(known)).decode()}\n"), entry)
+        yield "missing hash", (text.replace(line, ""), entry)
+        yield "doubled hash", (text.replace(line, line + line), entry)
+    origin, size, root, *_ = note.split("\n")
+    for line, other in {
+        origin: f"{origin}0",
+        size: str(int(size) + 1),
+        root: b64encode(flipped(b64decode(root))).decode(),
+    }.items():
+        yield line, (text.replace(f"\n{line}\n", f"\n{other}\n"), entry)
+
+
+def flipped(data: bytes) -> bytes:
+    """One bit of it."""
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def test_another_writer_makes_the_same_receipts(
+    engine: Engine, settled: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From our tiles: to the last byte."""
+    cli = verifier("tlog_scales.cli", "tlog-scales")
+    note = checkpoints.newest(engine).note
+    publish(tmp_path, note, partial(leaves.tile, engine), partial(leaves.bundle, engine))
+    for index in settled:
+        asked = cli.build_parser().parse_args(["gen-proof", str(tmp_path), str(index)])
+        asked.func(asked)
+        assert capsys.readouterr().out == checkpoints.receipt(engine, index).encode()
+
+
+# Tiles -------------------------------------------------------------------------------------------
+
+
+def hashes_of(tile: Tile) -> bytes:
+    """Of the log of ENTRIES."""
+    unit, first = 256**tile.level, tile.number * 256
+    spans = [span((first + i) * unit, (first + i + 1) * unit) for i in range(tile.width)]
+    return b"".join(spans)
+
+
+def entries_of(bundle: Bundle) -> bytes:
+    first = bundle.number * 256
+    return encode_bundle(ENTRIES[first : first + bundle.width])
+
+
+def publish(
+    root: Path, note: Note, tile: Callable[[Tile], bytes], bundle: Callable[[Bundle], bytes]
+) -> None:
+    """The files of a log, as a web server would serve them."""
+    files = {"checkpoint": note.encode().encode()}
+    for wanted in tiles_of(Checkpoint.parse(note.text).size):
+        files[tile_path(wanted)] = tile(wanted)
+        if wanted.level == 0:
+            part = Bundle(number=wanted.number, width=wanted.width)
+            files[bundle_path(part)] = bundle(part)
     for path, data in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(data)

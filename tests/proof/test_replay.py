@@ -84,6 +84,11 @@ class Histories(RuleBasedStateMachine):
         if self.can(account, amount):
             self.ledger.penalty(account, amount)
 
+    @rule(account=NAMES, frozen=st.booleans())
+    def freezes(self, account: str, frozen: bool) -> None:
+        if self.can(account):
+            self.ledger.freeze(account, frozen=frozen)
+
     @rule(agent=st.sampled_from([None, "agent:P"]))
     def aborts(self, agent: str | None) -> None:
         if agent is None or self.can(agent):
@@ -163,6 +168,10 @@ FREE = {
     ("abort", "f"),
     ("abort", "s"),
     ("penalty", "reason"),
+    ("freeze", "at"),
+    ("freeze", "account"),
+    ("freeze", "frozen"),
+    ("freeze", "reason"),
     ("key", "new"),  # the last one
     ("key", "old"),  # the first one
     ("settle", "client"),  # of a task that cost nothing
@@ -190,6 +199,8 @@ def others(field: str, value: Any) -> Iterator[Any]:
         yield from OTHERS[field]
     elif value is None:
         yield "0"
+    elif type(value) is bool:
+        yield not value
     else:  # a count, or an amount as text
         yield from (type(value)(int(value) + step) for step in (1, -1))
 
@@ -248,13 +259,13 @@ def test_a_changed_field_is_refused_or_shows_unless_nothing_can_tell() -> None:
             if found == "unseen":
                 unseen.add((entry["type"], field))
     assert unseen == FREE
-    assert len(kinds) == 11
+    assert len(kinds) == 12
 
 
 def test_a_leaf_twice_or_left_out_or_moved_is_refused_or_shows() -> None:
     leaves = everything().leaves
     right = replay(leaves).balances_sha256()
-    free = {"abort", "params", "quota"}  # they may be said again, or have changed nothing
+    free = {"abort", "params", "quota", "freeze"}  # they may be said again, or have changed nothing
     for index, leaf in enumerate(leaves):
         kind = decode(leaf)["type"]
         if kind not in free:
@@ -481,6 +492,8 @@ R, A, BURN, COMMONS, ISSUANCE = (
         (penalised((ISSUANCE, -10), (COMMONS, 10)), "a penalty moves credit"),
         (penalised((R, -10), (A, 10)), "a penalty moves credit"),
         (penalised((R, -10), (A, 5), (COMMONS, 5)), "a penalty moves credit"),
+        (lambda ledger: ledger.freeze(BURN, frozen=True), "system:burn is the system's"),
+        (lambda ledger: ledger.freeze("agent:Z", frozen=True), "agent:Z is not open"),
         (lambda ledger: ledger.abort(R), "client:R is no agent"),
         (lambda ledger: ledger.abort("agent:Z"), "agent:Z is not open"),
         (lambda ledger: ledger.key(KEYS[1], KEYS[1]), "is the old one"),

@@ -18,9 +18,10 @@ from ledger.money import show_b
 if TYPE_CHECKING:
     from workers.demo.lanes import Ending, Size
     from workers.demo.lanes import Event as LaneEvent
-    from workers.demo.library import Decision, Event, Reckoning
+    from workers.demo.library import Closing, Decision, Event, Reckoning
     from workers.demo.line import Doing, Line
     from workers.demo.log import Event as LogEvent
+    from workers.demo.proof import Proof
 
 TOLD_PER_AGENT = 3  # decisions told in words; the rest are counted
 PROGRESS_S = 1.0
@@ -55,9 +56,10 @@ ISOLATED = 2.0  # judged this many times dearer than its load alone would make i
 def demo(tasks: int, paper: bool, lanes: bool, replicas: bool, as_json: bool) -> None:
     """Run the main job on a stack of its own and tell what happens.
 
-    Exits 0 only if every task has ended and every balance reconciles; with --lanes, if also nobody
-    called an agent too soon and the lane had one holder at any instant; with --log, if two of three
-    have signed and the lie was refused.
+    Exits 0 only if every task has ended, every balance reconciles, also after the epoch is closed,
+    and a receipt verifies; with --lanes, if every item is done, nobody called an agent too soon and
+    the lane had one holder at any instant; with --log, if two of three have signed and the lie was
+    refused.
     """
     from workers.interrupts import breaking_off
 
@@ -126,7 +128,8 @@ def _paper(console: Console, lines: Iterable[Line | Doing], as_json: bool) -> in
 
 
 def _library(console: Console, events: Iterable[Event], tasks: int) -> int:
-    from workers.demo.library import Decision, Progress, Reckoning
+    from workers.demo.library import Closing, Decision, Progress, Reckoning
+    from workers.demo.proof import Proof
 
     console.print(
         f"[bold]{tasks} Python modules, five agents, one of them good.[/]\n"
@@ -148,7 +151,14 @@ def _library(console: Console, events: Iterable[Event], tasks: int) -> int:
                         f"{event.in_flight} in flight"
                     )
             case Reckoning():
-                return _reckon(console, event, tasks)
+                if not _reckon(console, event, tasks):
+                    return 1
+            case Closing():
+                if not _close(console, event):
+                    return 1
+            case Proof():
+                _prove(console, event)
+                return 0
             case _:
                 console.print(f"Running. Watch it in Flower: {event.flower_url}")
                 console.print(f"Its user and password: {event.flower_login}\n", markup=False)
@@ -172,7 +182,8 @@ def _tell(console: Console, decision: Decision, told: dict[str, int]) -> None:
     )
 
 
-def _reckon(console: Console, end: Reckoning, tasks: int) -> int:
+def _reckon(console: Console, end: Reckoning, tasks: int) -> bool:
+    """Tell how the job ended; whether everything adds up."""
     console.print(f"\n[bold]Settled in {end.took_s:.1f} s[/]")
     table = Table("agent", "tried", "passed", "failed", "paid (B)", "price now (B)", "")
     for row in end.agents:
@@ -196,9 +207,36 @@ def _reckon(console: Console, end: Reckoning, tasks: int) -> int:
     complete = end.committed + end.quarantined == tasks
     if adds_up and complete and not end.violations:
         console.print("[green]Every task has ended once, every balance reconciles.[/]")
-        return 0
+        return True
     console.print("[red]The books do not balance, or a task is missing.[/]")
-    return 1
+    return False
+
+
+def _close(console: Console, end: Closing) -> bool:
+    """Tell what the end of the epoch took; whether everything still adds up."""
+    totals = end.totals
+    console.print(
+        f"\n[bold]Epoch {end.epoch} is closed[/]\n"
+        f"It holds {totals.settled} settlements; {show_b(totals.burned_ub)} B burned in it.\n"
+        f"Demurrage took {show_b(totals.demurrage_ub)} B of credit that lay about, charges took "
+        f"{show_b(totals.charge_ub)} B from debtors:\nthat is now the commons'. Client R has "
+        f"{show_b(end.clients_ub)} B, agents have {show_b(end.agents_ub)} B,\nthe commons "
+        f"{show_b(end.commons_ub)} B; with the {show_b(end.burned_ub)} B burned that is again "
+        f"{show_b(end.minted_ub)} B."
+    )
+    for wrong in end.broken:
+        console.print(f"[red]wrong:[/] {escape(wrong)}")
+    return not end.broken
+
+
+def _prove(console: Console, proof: Proof) -> None:
+    console.print(
+        f"\n[bold]The log has signed a checkpoint of {proof.size} leaves[/]\n"
+        "It covers the last settlement and the end of the epoch. By the entry in leaf "
+        f"{proof.index}, task\n{proof.task} cost {show_b(proof.price_ub)} B, of which "
+        f"{proof.agent} was paid {show_b(proof.paid_ub)} B.\n"
+        f"[green]Its receipt verifies offline, with nothing but the log's key[/] {proof.key}."
+    )
 
 
 def _lanes(console: Console, events: Iterable[LaneEvent], size: Size) -> int:

@@ -136,6 +136,7 @@ def rotate(data: Path | None) -> None:
 @with_context
 def witnesses(context: Context, as_json: bool) -> None:
     """How far the log is final, what each witness of the policy has signed, and why not more."""
+    from ledger import gauges
     from workers.witnesses import judge
 
     policy = None if context.notary is None else context.notary.policy()
@@ -143,7 +144,7 @@ def witnesses(context: Context, as_json: bool) -> None:
         reason = "it is not set, and no stack that has one runs in the data directory"
         remedy = "name the file with the witnesses here and where `clearlane up` starts"
         raise NotFound("CLEARLANE_LOG_POLICY", reason, remedy)
-    verdict = judge(context.engine, policy)
+    verdict = judge(context.engine, policy, gauges.log(context.engine))
     rows = [
         {
             "name": found.witness.name,
@@ -154,6 +155,7 @@ def witnesses(context: Context, as_json: bool) -> None:
             "signed_at": found.state.signed_at,
             "asked_at": found.state.asked_at,
             "fault": found.state.fault,
+            "accuses": found.accuses,
         }
         for found in verdict.witnesses
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -29,13 +29,22 @@ WIDE: Final = 250  # columns where nobody's terminal sets a width
 Row = Mapping[str, Any]
 
 
-def document(value: Json) -> None:
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """What an agent or a client wrote: shown as it is, also where a name in it looks like ours."""
+
+    json: Json
+
+
+def document(value: Any) -> None:
     """One JSON document on one line of stdout."""
     click.echo(json.dumps(encoded(value)))
 
 
 def encoded(value: Any, name: str = "") -> Json:
     """As the interface has it: amounts (`_ub`) are strings, times RFC 3339 in UTC."""
+    if isinstance(value, Foreign):
+        return value.json
     if isinstance(value, Mapping):
         return {str(key): encoded(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -35,7 +35,7 @@ def replica() -> None:
 @click.option("--listen", required=True, callback=_address, help="HOST:PORT; port 0: a free one.")
 @click.option("--log", "url", required=True, help="URL of the log: the gateway's, with /log.")
 @click.option("--log-key", required=True, help="The log's verifier key: `clearlane log key`.")
-@click.option("--token-file", type=_file, help="File with a viewer's token for the log.")
+@click.option("--token-file", type=_file, help="File with a token of the role replica.")
 def run(  # noqa: PLR0917
     key: Path, state: Path, listen: tuple[str, int], url: str, log_key: str, token_file: Path | None
 ) -> None:

@@ -262,7 +262,7 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
         "attempts": row["failures"] + row["losses"] + is_committed,
         "cost_ub": row["cost_ub"],
         "reason": row["reason"],
-        "result": row["output"],
+        "result": output.Foreign(row["output"]),
     }
 
 

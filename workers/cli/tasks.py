@@ -153,7 +153,7 @@ def _story(context: Context, task_id: str) -> dict[str, Any]:
     found = parts(context.engine, story["task"])
     story["parts"] = [{name: part[name] for name in PARTS} for part in found]
     story["budgets"] = _budgets(context, story["task"], found)
-    story["result"] = row["output"]
+    story["result"] = output.Foreign(row["output"])
     story["timeline"] = timeline(row, row["attempts"])
     return story
 

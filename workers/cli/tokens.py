@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "id", "role", "tenant", "principal", "state", "created_at", "expires_at", "revoked_at",
 )  # fmt: skip
-ROLES = ("client", "agent", "operator", "approver", "viewer")
+ROLES = ("client", "agent", "operator", "approver", "viewer", "replica")
 EXPIRES_S_MAX = 315_360_000  # ten years
 
 

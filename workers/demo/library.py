@@ -1,25 +1,28 @@
 """The main job on real input: the Python standard library's modules through the sample fleet.
 
 Each module's source is one task: say which functions, classes and imports are in it. Five HTTP
-agents do it, one of them well; the validator checks every answer against the source itself.
+agents do it, one of them well; the validator checks every answer against the source itself. Then
+the epoch is closed, and a receipt verified.
 """
 
 from __future__ import annotations
 
 import sysconfig
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ledger import accounts, attempts, check, intake
-from ledger.intake import Submission
+from ledger import accounts, attempts, check, epochs, intake
+from ledger.epochs import Totals
+from ledger.intake import Accepted, Submission
 from ledger.model import Json, Outcome
 from scheduler.pool import MT, UB, cost_ub
 from tasks.context import Context
+from workers.demo.proof import Proof, prove
 from workers.demo.stage import DemoFailed, live_stack
 from workers.locate import Running
 from workers.prices import price_list
@@ -79,7 +82,25 @@ class Reckoning:
     violations: Sequence[str]
 
 
-Event = Running | Decision | Progress | Reckoning
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Closing:
+    """The end of the epoch: what it took, and who has what then.
+
+    `size` is how many leaves the log had then; `broken` what is not as it must be.
+    """
+
+    epoch: int
+    size: int
+    totals: Totals
+    clients_ub: int
+    agents_ub: int
+    commons_ub: int
+    burned_ub: int
+    minted_ub: int
+    broken: Sequence[str]
+
+
+Event = Running | Decision | Progress | Reckoning | Closing | Proof
 
 
 def modules(count: int) -> list[Path]:
@@ -93,7 +114,8 @@ def modules(count: int) -> list[Path]:
 
 
 def play(count: int) -> Generator[Event, None, None]:
-    """Run the job; yields the addresses, then progress and decisions, then the settlement."""
+    """Run the job; yields the addresses, then progress and decisions, then the settlement, the end
+    of the epoch, and what a receipt proves."""
     with ExitStack() as stack:
         addresses, context = stack.enter_context(live_stack(["--fleet", "sample"]))
         yield addresses
@@ -102,7 +124,11 @@ def play(count: int) -> Generator[Event, None, None]:
         asked = [Submission(family="outline", payload=_payload(path)) for path in modules(count)]
         tasks = intake.submit(context.engine, "R", asked, since)
         yield from _watch(context, len(tasks), since, started)
-        yield _reckoning(context, time.monotonic() - started)
+        end = _reckoning(context, time.monotonic() - started)
+        yield end
+        closing = _closing(context, end)
+        yield closing
+        yield prove(context, _settled(context, tasks), closing.size)
 
 
 def _watch(
@@ -180,6 +206,50 @@ def _reckoning(context: Context, took_s: float) -> Reckoning:
         burned_ub=totals["burned_ub"],
         violations=[f"{v.subject}: {v.violation}" for v in check.violations(context.engine)],
     )
+
+
+def _closing(context: Context, end: Reckoning) -> Closing:
+    """Close the open epoch, which holds all that was reckoned."""
+    number = epochs.opened(context.engine)
+    closed = epochs.close(context.engine, number, context.now())
+    if closed is None or closed.size is None or closed.totals is None:
+        raise DemoFailed(f"epoch {number} was closed by another")
+    books = {name: int(value) for name, value in check.totals(context.engine).items()}
+    violations = [f"{v.subject}: {v.violation}" for v in check.violations(context.engine)]
+    return Closing(
+        epoch=number,
+        size=closed.size,
+        totals=closed.totals,
+        clients_ub=books["clients_ub"],
+        agents_ub=books["agents_ub"],
+        commons_ub=books["commons_ub"],
+        burned_ub=books["burned_ub"],
+        minted_ub=books["minted_ub"],
+        broken=[*broken(end, closed.totals, books), *violations],
+    )
+
+
+def broken(end: Reckoning, totals: Totals, books: Mapping[str, int]) -> Iterator[str]:
+    """What in an epoch's totals, and in the books after its close, must not be."""
+    if totals.settled != end.committed:
+        yield f"the epoch holds {totals.settled} settlements, not {end.committed}"
+    if totals.burned_ub != end.burned_ub:
+        yield f"in the epoch {totals.burned_ub} µB burned, not {end.burned_ub}"
+    cleared_ub = totals.demurrage_ub + totals.charge_ub
+    if books["commons_ub"] != cleared_ub:
+        yield f"the commons have {books['commons_ub']} µB, not the {cleared_ub} that were taken"
+    held_ub = sum(books[name] for name in ("clients_ub", "agents_ub", "commons_ub", "burned_ub"))
+    if not held_ub == books["minted_ub"] == end.minted_ub:
+        yield f"all accounts have {held_ub} µB of the {end.minted_ub} that were minted"
+
+
+def _settled(context: Context, tasks: Sequence[Accepted]) -> str:
+    """The first of these tasks that was settled."""
+    rows = intake.task_rows(context.engine, [item.task for item in tasks])
+    for item in tasks:
+        if rows[item.task]["state"] == "COMMITTED":
+            return item.task
+    raise DemoFailed("no task was settled, so there is no receipt to verify")
 
 
 def _payload(path: Path) -> Json:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from ledger import checkpoints, intake, leaves, tokens
 from ledger.checkpoints import Stored
@@ -34,6 +34,10 @@ from workers.replica.store import FILE, look
 TASKS: Final = 300
 NAMES: Final = ("one", "two", "three")
 WAIT_S: Final = 60.0
+LOG_SHOWN_MAX: Final = 500  # characters
+
+T = TypeVar("T")
+
 SOURCE: Final = "import os\n\n\ndef f():\n    pass\n"
 
 
@@ -64,6 +68,7 @@ class _Replicas:
         self.log = Signer(name="clearlane.demo/log", kind=LOG, seed=os.urandom(32))
         self.key_file = place / "log.key"
         homes.write_private(self.key_file, self.log.encode() + "\n")
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = {name: homes.port(place, name) for name in NAMES}
         lines = []
         for name in NAMES:
@@ -88,11 +93,24 @@ class _Replicas:
         ]
         with (self.place / f"{name}.log").open("wb") as out:
             process = subprocess.Popen(argv, stdout=out, stderr=out)
+        self._processes[name] = process
         try:
             yield
         finally:
             process.terminate()
             process.wait()
+
+    def await_true(self, what: str, condition: Callable[[], T | None]) -> T:
+        """What the condition gives. Raises DemoFailed when it takes long or a replica ended."""
+
+        def alive() -> T | None:
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    said = (self.place / f"{name}.log").read_text(errors="replace")
+                    raise DemoFailed(f"replica {name} ended: {said[-LOG_SHOWN_MAX:]}")
+            return condition()
+
+        return await_true(what, alive, WAIT_S)
 
     def signed(self, name: str) -> int:
         """How many leaves this replica has signed."""
@@ -121,7 +139,7 @@ def play() -> Generator[Event, None, None]:
         _settle(context)
         size, _ = leaves.size(context.engine)
         yield tell(f"{TASKS} tasks have ended; the log has {size} leaves.")
-        await_true("one has signed", lambda: three.signed("one") >= size, WAIT_S)
+        three.await_true("one has signed", lambda: three.signed("one") >= size)
         alone = checkpoints.newest(context.engine)
         yield tell(f"one has replayed and signed {three.signed('one')}. Final: no.")
         copy, leaf = doctored(list(leaves.entries(context.engine, 0, size)))
@@ -132,13 +150,11 @@ def play() -> Generator[Event, None, None]:
             "Its hashes are right,\n        and the log's own key has signed it."
         )
         evidence = Evidence(place / "three")
-        reason = await_true("three refuses", evidence.standing, WAIT_S)
+        reason = three.await_true("three refuses", evidence.standing)
         yield tell(f"three refuses: {_told_wrong(leaves.entry(context.engine, leaf), leaf)}")
         yield tell(f"Its evidence, as `clearlane verify` sees it: {_verified(three, leaf)}")
         stack.enter_context(three.running("two", url))
-        final = await_true(
-            "two of three have signed", partial(_final, context, three, size), WAIT_S
-        )
+        final = three.await_true("two of three have signed", partial(_final, context, three, size))
         yield tell(f"two has replayed and signed. Final: {final} leaves.")
         broken = _judge(context, three, alone, leaf, size)
         if not reason.startswith(f"leaf {leaf}: "):
@@ -176,7 +192,7 @@ def _verified(three: _Replicas, leaf: int) -> str:
 def _give_token(context: Context, file: Path) -> None:
     made = tokens.create(
         context.engine,
-        role=tokens.Role.VIEWER,
+        role=tokens.Role.REPLICA,
         principal="replicas",
         tenant=None,
         expires_at=None,

@@ -19,6 +19,7 @@ LATE_S: Final = 60.0  # a checkpoint is signed every two seconds, and takes seco
 
 def witnesses(site: Site) -> list[Finding]:
     """What those who check the log from outside have signed."""
+    from ledger import gauges
     from ledger.db import connect
     from workers import logkey
     from workers.settings import sqlalchemy_url
@@ -31,7 +32,7 @@ def witnesses(site: Site) -> list[Finding]:
     engine = connect(sqlalchemy_url(site.database_url))
     try:
         policy = logkey.read_policy(site.log_policy)
-        return list(told(judge(engine, policy), datetime.now(UTC)))
+        return list(told(judge(engine, policy, gauges.log(engine)), datetime.now(UTC)))
     except BadInput as error:
         return [fail(NAME, error.reason, error.remedy)]
     except Unavailable as error:

@@ -42,7 +42,7 @@ RULES: Final[Mapping[tuple[str, str], frozenset[Role]]] = {
     ("GET", "/v1/epochs/{epoch}"): READERS | CLIENTS | {Role.AGENT},
     # A name, a size, a hash and signatures: made to be shown to whoever might compare them.
     ("GET", "/log/checkpoint"): EVERYBODY,
-    ("GET", "/log/tile/{path}"): READERS,
+    ("GET", "/log/tile/{path}"): READERS | {Role.REPLICA},
     ("GET", "/metrics"): READERS,
 }
 """Method and route to the roles that may ask. HEAD follows GET."""

@@ -14,6 +14,7 @@ from ledger.proof.errors import ProofRefused
 from ledger.proof.tiles import WIDTH, Tile, parse_path
 from ledger.tokens import Token
 from workers.gateway.access import Caller
+from workers.gateway.bulk import Bulk, BulkResponse
 from workers.gateway.front import note_tasks
 from workers.gateway.parameters import Known
 from workers.gateway.problems import Refused, documented
@@ -51,9 +52,9 @@ _BYTES: Final = {"type": "string", "format": "binary"}
 )
 async def checkpoint(here: Here) -> Response:
     """What the log has committed to: a signed note with its name, size and root, and below the
-    log's own signature those of its witnesses (c2sp.org/tlog-checkpoint).
+    log's own signature those of its witnesses (c2sp.org/tlog-checkpoint). A second old at most.
     """
-    found = await here.ledger(checkpoints.newest, here.engine)
+    found = await here.checkpoint.get()
     return Response(found.note.encode(), media_type=TEXT)
 
 
@@ -74,6 +75,7 @@ async def checkpoint(here: Here) -> Response:
 )
 async def tile(
     here: Here,
+    caller: Caller,
     request: Request,
     path: Annotated[str, Path(description="`0/x001/234`, `0/000.p/5`, `entries/000` …")],
 ) -> Response:
@@ -93,10 +95,11 @@ async def tile(
         if isinstance(wanted, Tile):
             data = await here.ledger(leaves.tile, here.engine, wanted)
         else:
-            data = await here.ledger(leaves.bundle, here.engine, wanted)
+            async with here.bulk.turns:
+                data = await here.ledger(leaves.bundle, here.engine, wanted)
     except NotFound:
         raise unknown from None
-    return _cached(request, data, COMPLETE if wanted.width == WIDTH else PARTIAL)
+    return _cached(here.bulk, caller, request, data, complete=wanted.width == WIDTH)
 
 
 @router.get(
@@ -161,11 +164,15 @@ async def _leaf(here: Service, caller: Token, request: Request, task: str) -> in
         raise Refused(409, error.field, error.reason, error.remedy) from None
 
 
-def _cached(request: Request, data: bytes, policy: str) -> Response:
+def _cached(
+    bulk: Bulk, caller: Token, request: Request, data: bytes, *, complete: bool
+) -> Response:
     tag = f'"{sha256(data).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": policy}
+    headers = {"ETag": tag, "Cache-Control": COMPLETE if complete else PARTIAL}
     asked = request.headers.get("if-none-match", "")
     known = {part.strip().removeprefix("W/") for part in asked.split(",")}
     if tag in known or "*" in known:
         return Response(status_code=304, headers=headers)
-    return Response(data, media_type=BYTES, headers=headers)
+    found = BulkResponse(bulk, caller.id, data, BYTES)
+    found.headers.update(headers)
+    return found

@@ -16,6 +16,7 @@ from prometheus_client.core import (
 from beat_schedule import beat_schedule
 from ledger import gauges
 from ledger.db import Ledger
+from ledger.gauges import Books, LogState
 from ledger.model import TaskState, Wait
 from ledger.proof.policy import Policy
 from scheduler.queues import depths
@@ -72,10 +73,20 @@ def ledger(context: Context, engine: Ledger) -> list[Metric]:
         _counter("settlements", "Tasks that were paid.", books.settlements),
         _counter("ledger_transactions", "Transactions of the ledger.", books.transactions),
         _counter("minted_microcredits", "Credit that was created, in µB.", books.minted_ub),
-        _counter("paid_microcredits", "What clients have paid, burn included.", books.paid_ub),
         _counter("burned_microcredits", "What was destroyed of it.", books.burned_ub),
         _gauge("registry_version", "Grows when the configuration does.", books.registry_version),
+        _held(books),
     ]
+
+
+def _held(books: Books) -> Metric:
+    held = GaugeMetricFamily(
+        "clearlane_held_microcredits", "What accounts hold together, in µB.", labels=["holder"]
+    )
+    held.add_metric(["clients"], books.clients_ub)
+    held.add_metric(["agents"], books.agents_ub)
+    held.add_metric(["commons"], books.commons_ub)
+    return held
 
 
 def log(context: Context, engine: Ledger) -> list[Metric]:
@@ -103,10 +114,10 @@ def log(context: Context, engine: Ledger) -> list[Metric]:
     found = [
         _gauge(name, about, value) for name, (about, value) in values.items() if value is not None
     ]
-    return found if policy is None else [*found, *_witnesses(engine, policy)]
+    return found if policy is None else [*found, *_witnesses(engine, policy, state)]
 
 
-def _witnesses(engine: Ledger, policy: Policy) -> list[Metric]:
+def _witnesses(engine: Ledger, policy: Policy, state: LogState) -> list[Metric]:
     behind = GaugeMetricFamily(
         "clearlane_witness_behind_leaves",
         "Entries of the log that a witness has not signed.",
@@ -117,7 +128,7 @@ def _witnesses(engine: Ledger, policy: Policy) -> list[Metric]:
         "1 when it answered that the log is not what it has signed.",
         labels=["witness"],
     )
-    for found in judge(engine, policy).witnesses:
+    for found in judge(engine, policy, state).witnesses:
         behind.add_metric([found.witness.name], found.behind)
         refuses.add_metric([found.witness.name], found.accuses)
     return [behind, refuses]

@@ -10,14 +10,16 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
-from ledger import tokens
+from ledger import checkpoints, tokens
 from ledger.registry import load_registry
 from ledger.tokens import Token
 from tasks.context import Context
+from workers.gateway.bulk import Bulk
 from workers.gateway.callers import Callers
 from workers.gateway.calls import Calls
 from workers.gateway.rates import Rates
 from workers.gateway.readiness import Readiness
+from workers.gateway.remembered import Remembered
 from workers.gateway.waiting import Endings
 from workers.gateway.waits import Waits
 from workers.settings import Settings
@@ -54,6 +56,8 @@ class Service:
         )
         self.callers = Callers(self._token, rates, context.now)
         self.decoding = CapacityLimiter(DECODED_MAX)
+        self.bulk = Bulk()
+        self.checkpoint = Remembered(partial(self.ledger, checkpoints.newest, self.engine))
         self._ledger = Calls("postgresql", threads=LEDGER_CALLS_MAX, seconds=LEDGER_S)
         self._fleet = Calls("redis", threads=FLEET_CALLS_MAX, seconds=FLEET_S)
         self._probes = {

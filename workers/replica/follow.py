@@ -7,6 +7,7 @@ One task does all of it, so that a checkpoint is followed to its end before the 
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -57,6 +58,7 @@ class Follower:
         self._poll_s = poll_s
         self._clock_s = clock_s
         self._short_since_s: float | None = None
+        self._polled_s = -math.inf
         self._rotten: sqlite3.DatabaseError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="replica")
         self._wanted: dict[str, tuple[Offer, asyncio.Future[None]]] = {}
@@ -78,7 +80,11 @@ class Follower:
             self._wake.clear()
 
     async def look(self) -> None:
-        """One round: what somebody waits for, the smallest first; then what the log says itself."""
+        """One round: what somebody waits for, the smallest first; then what the log says itself.
+
+        The latter when nobody waits, and when it is time: whoever offers checkpoints all the time
+        does not keep us from seeing what is published meanwhile.
+        """
         if self._rotten is not None:
             raise self._rotten
         standing = await self._call(self._replica.standing)
@@ -98,7 +104,8 @@ class Follower:
                 del self._wanted[text]
         if standing is not None:
             raise Lie("standing", f"nothing is signed: {standing}")
-        if not waiting:
+        if not waiting or self._clock_s() - self._polled_s >= self._poll_s:
+            self._polled_s = self._clock_s()
             await self._poll()
 
     def close(self) -> None:
@@ -155,7 +162,6 @@ class Follower:
         await self._reach(note, checkpoint)
         if before is not None and checkpoint.size < before.size:
             await self._shorter(note, checkpoint.size, before.size)
-        self._short_since_s = None
         await self._call(lambda: self._replica.saw(note))
 
     async def _shorter(self, note: Note, size: int, before: int) -> NoReturn:
@@ -183,6 +189,9 @@ class Follower:
         except Lie as lie:
             await self._convict(lie, note, checkpoint)
             raise
+        signed = self._replica.signed
+        if signed is None or checkpoint.size >= signed.size:
+            self._short_since_s = None  # it is all there, whoever showed it
 
     async def _advance(self, checkpoint: Checkpoint) -> None:
         replica = self._replica

@@ -105,7 +105,7 @@ def _token(file: Path | None) -> str | None:
             token = opened.read(TOKEN_MAX).strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = f"{file} cannot be read: {type(error).__name__}"
-        raise BadInput("--token-file", reason, "name a file with a viewer's token") from error
+        raise BadInput("--token-file", reason, "name a file with a replica's token") from error
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise BadInput(
             "--token-file", f"{file} has no token", "make one: `clearlane tokens create`"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -19,6 +21,8 @@ from workers.replica.faults import Damaged
 FETCH_S: Final = 30.0
 NOTE_BYTES_MAX: Final = 65_536
 OK: Final = 200
+BUSY: Final = 429  # too much is being sent at the moment
+BUSY_S: Final = 1.0  # whatever Retry-After says: the log may say anything
 
 
 class Source:
@@ -73,8 +77,22 @@ class Source:
         return await self._fetch(bundle_path(bundle), bundle.width * (2 + ENTRY_BYTES_MAX))
 
     async def _fetch(self, path: str, bytes_max: int) -> bytes:
+        """The bytes, as soon as the log has room for us."""
+        until_s = time.monotonic() + FETCH_S
+        while True:
+            found = await self._once(path, bytes_max)
+            if found is not None:
+                return found
+            if time.monotonic() + BUSY_S > until_s:
+                raise _unavailable(f"{path} is answered with {BUSY} for {FETCH_S:g} s")
+            await asyncio.sleep(BUSY_S)
+
+    async def _once(self, path: str, bytes_max: int) -> bytes | None:
+        """The bytes; None when we are to come again."""
         try:
             async with self._session.get(f"{self._url}/{path}", allow_redirects=False) as response:
+                if response.status == BUSY:
+                    return None
                 if response.status != OK:
                     raise _unavailable(f"{path} is answered with {response.status}")
                 data = bytearray()
