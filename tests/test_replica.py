@@ -264,6 +264,22 @@ def test_a_leaf_that_does_not_follow_is_named_and_convicts_the_log(
     assert scene.replica.head().size == signed, "nothing of it is kept"
 
 
+@pytest.mark.parametrize("change", [{"type": "loan"}, {"v": 2}])
+def test_a_leaf_of_a_later_version_is_not_signed_and_convicts_nobody(
+    scene: Scene, change: dict[str, Any]
+) -> None:
+    scene.signed(0, 20)
+    entry = json.loads(scene.log.leaves[20]) | change
+    scene.log.leaves[20] = entries.encode(entry)
+    found = scene.refused(20)
+    assert found.status == 503
+    words = f"leaf 20: this version does not know leaves of type '{entry['type']}', v {entry['v']}"
+    assert found.reason == f"{words}; upgrade this replica"
+    assert words in scene.replica.poll()
+    assert scene.replica.evidence.cases() == []
+    assert scene.replica.head().size == 20
+
+
 @pytest.mark.parametrize("index", lies())
 def test_an_entry_that_is_not_the_checkpoints_is_named(scene: Scene, index: int) -> None:
     """Nobody has signed it: it is refused as long as it is served, and convicts nobody."""

@@ -198,7 +198,8 @@ def stopped_at(stack: Stack, broker: redis.Redis, step: str, marker: str) -> lis
     tasks: list[str] = []
     os.kill(pid, signal.SIGSTOP)
     try:
-        for _ in range(3):  # the stopped worker may still be handed one or two
+        # The stopped worker may still be handed one or two; when two wait, no more are dispatched.
+        while not broker.llen(queue):
             tasks += stack.submit("calm", 1, {"secret": marker})
             sent = len(tasks)
             await_true(

@@ -38,6 +38,10 @@ _VKEY: Final = re.compile(r"[!-*,-~]{1,200}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{1,200}={
 _REMEDY: Final = "take it as the log serves it"
 
 
+class NewerLeaf(BadInput):
+    """A canonical leaf of a type that this version does not know: it may be a later one's."""
+
+
 def stamp(when: datetime) -> str:
     """An aware time as leaves state it: UTC, cut to the millisecond."""
     return when.astimezone(UTC).isoformat(timespec="milliseconds")[:23] + "Z"
@@ -63,7 +67,7 @@ def encode(entry: Mapping[str, Any]) -> bytes:
 def decode(data: bytes) -> dict[str, Any]:
     """The fields of a leaf: all of them, none else, each of its form, in canonical bytes.
 
-    Raises BadInput naming the field.
+    Raises BadInput naming the field; NewerLeaf for what a later version may mean.
     """
     if len(data) > ENTRY_MAX:
         _refuse("entry", f"{len(data)} bytes are more than {ENTRY_MAX}")
@@ -76,6 +80,8 @@ def decode(data: bytes) -> dict[str, Any]:
         _refuse("entry", "not an object")
     kind = entry.get("type")
     shape = _SHAPES.get((kind, len(entry))) if type(kind) is str else None
+    if (shape is None or entry.get("v") != 1) and canonical == data:
+        _require_known(entry.get("v"), kind)
     if shape is None:
         _refuse("type", f"no leaf of type {kind!r} has {len(entry)} fields")
     name = "entry"
@@ -370,3 +376,13 @@ _SHAPES: Final = dict(
         _shape("key", {"old": _VKEY.fullmatch, "new": _VKEY.fullmatch}),
     ]
 )
+_KINDS: Final = frozenset(kind for kind, _ in _SHAPES)
+
+
+def _require_known(version: Any, kind: Any) -> None:
+    """Raise NewerLeaf for a version or a type that is not known, if it has the form of one."""
+    if type(version) is not int or type(kind) is not str or _NAME.fullmatch(kind) is None:
+        return
+    if version > 1 or (version == 1 and kind not in _KINDS):
+        reason = f"this version does not know leaves of type {kind!r}, v {version}"
+        raise NewerLeaf("type", reason, "use the version that the log is written by")

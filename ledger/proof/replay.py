@@ -41,7 +41,7 @@ from ledger.money import PPM
 from ledger.postings import BURN, ISSUANCE
 from ledger.proof.books import SYSTEM, Account, Books, Broken
 from ledger.proof.closing import Close, Totals
-from ledger.proof.entries import decode, millis
+from ledger.proof.entries import NewerLeaf, decode, millis
 from ledger.proof.errors import ProofRefused
 from ledger.proof.notes import KINDS, LOG, VerifierKey
 
@@ -56,6 +56,10 @@ class Violation(ClearlaneError):
         super().__init__(f"leaf {index}: {reason}")
         self.index = index
         self.reason = reason
+
+
+class Newer(Violation):
+    """A leaf that this version does not know: whether it follows cannot be told here."""
 
 
 class Tasks(Protocol):
@@ -114,11 +118,13 @@ class State:
         }
 
     def apply(self, index: int, data: bytes) -> None:
-        """Take the next leaf. Raises Violation if it does not follow."""
+        """Take the next leaf. Raises Violation if it does not follow, Newer if nobody can tell."""
         if index != self.size:
             raise Violation(index, f"leaf {self.size} comes next")
         try:
             self._apply(decode(data))
+        except NewerLeaf as error:
+            raise Newer(index, error.reason) from error
         except BadInput as error:
             raise Violation(index, f"{error.field}: {error.reason}") from error
         except Broken as error:

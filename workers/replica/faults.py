@@ -55,3 +55,10 @@ class Lie(ClearlaneError):
         self.reason = reason
         self.leaf = leaf
         self.entry = entry
+
+
+class Behind(ClearlaneError):
+    """The log has a leaf that this version does not know: it convicts nobody, and is not signed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}; upgrade this replica")

@@ -15,10 +15,10 @@ from ledger.proof.checkpoint import Checkpoint
 from ledger.proof.errors import ProofRefused
 from ledger.proof.merkle import EMPTY_ROOT, leaf_hash, verify_consistency
 from ledger.proof.notes import Note, Signer, VerifierKey
-from ledger.proof.replay import Violation
+from ledger.proof.replay import Newer, Violation
 from ledger.proof.tiles import WIDTH, decode_bundle
 from workers.replica.evidence import Evidence
-from workers.replica.faults import Damaged, Lie, PageDamaged, Refused
+from workers.replica.faults import Behind, Damaged, Lie, PageDamaged, Refused
 from workers.replica.memory import Memory
 from workers.replica.offer import Offer, require_signed
 from workers.replica.store import SettledBefore, Signed, Store
@@ -109,12 +109,12 @@ class Replica:
             raise Lie("forked", what)
 
     def take(self, pages: Sequence[Page]) -> None:
-        """Check and replay the next pages. Raises Damaged, Lie; then nothing since the last save
-        counts any more."""
+        """Check and replay the next pages. Raises Behind, Damaged, Lie; then nothing since the last
+        save counts any more."""
         try:
             for page in pages:
                 self._take(page)
-        except (Damaged, Lie):
+        except (Behind, Damaged, Lie):
             self._forget()
             raise
         if self._memory.unsaved >= SAVE_LEAVES:
@@ -242,6 +242,8 @@ class Replica:
         for leaf, entry in enumerate(entries[first:], self.size):
             try:
                 self._memory.apply(leaf, entry)
+            except Newer as error:
+                raise Behind(str(error)) from error
             except Violation as error:
                 raise Lie("broken", str(error), leaf=leaf, entry=entry) from error
         self._memory.tree.put(page.number, hashes, page.root)
