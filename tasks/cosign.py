@@ -85,22 +85,24 @@ def ask(context: Context, policy: Policy, newest: Stored) -> None:
         return
     wanted = {found.key.encode(): found for found in policy.witnesses if found.url is not None}
     current = _current(context, wanted.keys(), newest)
-    with _guard:
-        left = wanted.keys() - current.asked - set(current.stored.witnesses) - _asked.keys()
-        for vkey in left:
+    for vkey, witness in wanted.items():
+        if vkey in current.asked or vkey in current.stored.witnesses:
+            continue
+        with _guard:
+            if vkey in _asked:
+                continue
             _asked[vkey] = threading.Thread(
                 target=_work,
-                args=(context, policy, wanted[vkey], current.stored),
-                name=f"witness-{wanted[vkey].name}",
+                args=(context, policy, witness, current.stored),
+                name=f"witness-{witness.name}",
                 daemon=True,  # a stop does not wait: what was not kept is asked for again
             )
-    current.asked.update(left)
-    for vkey in left:
         try:
             _asked[vkey].start()
-        except RuntimeError:  # no more threads: the next round tries again
+        except RuntimeError:  # no more threads: the next time tries again
             _asked.pop(vkey)
             raise
+        current.asked.add(vkey)
 
 
 def _current(context: Context, wanted: Set[str], newest: Stored) -> _Round:

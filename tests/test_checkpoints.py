@@ -535,6 +535,22 @@ def test_slow_witnesses_sign_the_same_checkpoints(
         assert checkpoints.at(engine, second.size).quorum_at is not None
 
 
+def test_who_could_not_be_asked_for_want_of_a_thread_is_asked_again(
+    engine: Engine, now: datetime, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with peer(50) as one, peer(51) as two:
+        policy = f"{one.line}{two.line}group g all w50 w51\nquorum g\n"
+        with monkeypatch.context() as short:
+            short.setattr(cosign.threading.Thread, "start", no_thread)
+            with pytest.raises(RuntimeError, match="no more threads"):
+                run(policy)
+        assert run(policy).quorum_at is not None
+
+
+def no_thread(_thread: threading.Thread) -> None:
+    raise RuntimeError("no more threads")
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_another_root_of_the_same_size_is_an_accusation(
     engine: Engine, now: datetime, run: Run, *, known: bool
