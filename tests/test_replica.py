@@ -539,6 +539,16 @@ def test_a_damaged_state_is_given_up_and_never_restored(scene: Scene) -> None:
                 look()
 
 
+def test_a_state_of_another_form_is_not_taken_for_a_broken_disk(scene: Scene) -> None:
+    scene.signed(0)
+    with sqlite3.connect(scene.replica.directory / store.FILE) as connection:
+        connection.execute("PRAGMA user_version = 0")
+        connection.execute("ALTER TABLE head DROP COLUMN vkey")
+    for look in (lambda: stands(scene.replica.directory, None), scene.replica.poll):
+        with pytest.raises(BadInput, match=r"has form 0, and .* form 1 alone; use the version"):
+            look()
+
+
 def test_a_replica_that_missed_the_change_of_key_says_what_to_do(tmp_path: Path) -> None:
     ledger = long_history(3)
     fresh = Signer(name=LOG_SIGNER.name, kind=LOG_SIGNER.kind, seed=bytes([7] * 32))

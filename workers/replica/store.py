@@ -27,7 +27,9 @@ LOST: Final = (
     "give this replica up: make a new key and an empty directory, and give its operator the key; "
     "a copy of the directory does not know what was signed since"
 )
-SCHEMA: Final = """
+FORM: Final = 1  # of the tables: a file of another one is not read
+SCHEMA: Final = f"""
+PRAGMA user_version = {FORM};
 CREATE TABLE head (
     id       INTEGER PRIMARY KEY CHECK (id = 1),
     origin   TEXT NOT NULL,
@@ -244,6 +246,7 @@ def look(directory: Path) -> Head:
         _require_something(file)
         connection = sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
         try:
+            _require_form(connection, directory)
             return _head(connection)
         finally:
             connection.close()
@@ -280,12 +283,21 @@ def _connect(directory: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             directory / FILE, isolation_level=None, check_same_thread=False
         )
+        _require_form(connection, directory)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     except sqlite3.DatabaseError as error:
         raise _damaged(directory, error) from error
     return connection
+
+
+def _require_form(connection: sqlite3.Connection, directory: Path) -> None:
+    (form,) = connection.execute("PRAGMA user_version").fetchone()
+    if form != FORM:
+        reason = f"{directory / FILE} has form {form}, and this version reads form {FORM} alone"
+        remedy = "use the version that made it, or make a new key and an empty directory"
+        raise BadInput("--state", reason, remedy)
 
 
 def _require_something(file: Path) -> None:
