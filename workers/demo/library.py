@@ -155,7 +155,8 @@ def _watch(
 
 
 def _is_telling(row: dict[str, Any]) -> bool:
-    return row["state"] == "ABORTED" and row["agent"] is not None
+    """Whether it is known what a failure did to its agent's price."""
+    return row["state"] == "ABORTED" and None not in (row["agent"], row["f_before"])
 
 
 def _decision(context: Context, row: dict[str, Any], at_s: float) -> Decision:
